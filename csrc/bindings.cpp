@@ -1,0 +1,229 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The module pyallreduce._C: integers and bytes only, no torch. Everything that may wait gives up
+// the GIL.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <cstring>
+#include <memory>
+
+#include "host/host_rank.h"
+#include "host/shared_memory.h"
+#include "layout.h"
+#include "rank.h"
+
+#if PYALLREDUCE_WITH_CUDA
+#include "cuda/cuda_rank.h"
+#include "cuda/device_memory.h"
+#include "cuda/error.h"
+#endif
+
+namespace py = pybind11;
+
+namespace pyallreduce {
+namespace {
+
+using Unlocked = py::call_guard<py::gil_scoped_release>;
+
+py::tuple words(const Words& v) { return py::make_tuple(v.w[0], v.w[1], v.w[2], v.w[3]); }
+
+void check_range(const host::SharedMemory& memory, uint64_t offset, uint64_t bytes) {
+  if (memory.address() == nullptr) throw std::runtime_error("this shared memory is closed");
+  if (offset > memory.bytes() || bytes > memory.bytes() - offset) {
+    throw std::out_of_range(std::to_string(bytes) + " bytes at " + std::to_string(offset) + " of " +
+                            std::to_string(memory.bytes()));
+  }
+}
+
+void bind_layout(py::module_& m) {
+  py::class_<Layout>(m, "Layout")
+      .def(py::init(&make_layout), py::arg("world"), py::arg("slab_bytes"))
+      .def_readonly("world", &Layout::world)
+      .def_readonly("bytes", &Layout::bytes)
+      .def_readonly("control", &Layout::control)
+      .def_readonly("blocks", &Layout::blocks)
+      .def_readonly("one_shot_tile", &Layout::one_shot_tile)
+      .def_readonly("two_shot_tile", &Layout::two_shot_tile)
+      .def("one_shot_capacity", &one_shot_capacity, py::arg("blocks"))
+      .def("two_shot_capacity", &two_shot_capacity, py::arg("blocks"))
+      .def("regions", [](const Layout& layout) {
+        py::list list;
+        for (const Region& r : regions(layout)) {
+          list.append(py::make_tuple(r.name, r.offset, r.bytes, r.armed));
+        }
+        return list;
+      });
+}
+
+void bind_shared_memory(py::module_& m) {
+  using host::SharedMemory;
+  py::register_exception<host::SharedMemoryError>(m, "SharedMemoryError", PyExc_OSError);
+  py::class_<SharedMemory>(m, "SharedMemory")
+      .def(py::init<uint64_t>(), py::arg("bytes"))
+      .def_static(
+          "open",
+          [](int64_t pid, uint64_t start_time, int64_t fd, uint64_t inode, uint64_t bytes) {
+            return std::make_unique<SharedMemory>(host::Offer{pid, start_time, fd, inode, bytes});
+          },
+          py::arg("pid"), py::arg("start_time"), py::arg("fd"), py::arg("inode"), py::arg("bytes"))
+      .def_property_readonly(
+          "address", [](const SharedMemory& s) { return reinterpret_cast<uint64_t>(s.address()); })
+      .def_property_readonly("bytes", &SharedMemory::bytes)
+      .def("offer",
+           [](const SharedMemory& s) {
+             const host::Offer o = s.offer();
+             return py::make_tuple(o.pid, o.start_time, o.fd, o.inode, o.bytes);
+           })
+      .def(
+          "fill",
+          [](SharedMemory& s, uint64_t offset, uint64_t bytes, int value) {
+            check_range(s, offset, bytes);
+            std::memset(s.address() + offset, value, bytes);
+          },
+          py::arg("offset"), py::arg("bytes"), py::arg("value"))
+      .def(
+          "write",
+          [](SharedMemory& s, uint64_t offset, const std::string& data) {
+            check_range(s, offset, data.size());
+            std::memcpy(s.address() + offset, data.data(), data.size());
+          },
+          py::arg("offset"), py::arg("data"))
+      .def(
+          "read",
+          [](const SharedMemory& s, uint64_t offset, uint64_t bytes) {
+            check_range(s, offset, bytes);
+            return py::bytes(s.address() + offset, bytes);
+          },
+          py::arg("offset"), py::arg("bytes"))
+      .def("close", &SharedMemory::close);
+}
+
+void bind_rank(py::module_& m) {
+  py::class_<Record>(m, "Record")
+      .def_readonly("state", &Record::state)
+      .def_readonly("block", &Record::block)
+      .def_readonly("peer", &Record::peer)
+      .def_readonly("phase", &Record::phase)
+      .def_readonly("algorithm", &Record::algorithm)
+      .def_readonly("epoch", &Record::epoch)
+      .def_readonly("waited_ns", &Record::waited_ns)
+      .def_property_readonly("ours", [](const Record& r) { return words(r.ours); })
+      .def_property_readonly("theirs", [](const Record& r) { return words(r.theirs); })
+      .def_static(
+          "at", [](uint64_t address) { return *reinterpret_cast<const Record*>(address); },
+          py::arg("address"));
+  m.def(
+      "decode_shape",
+      [](uint32_t shape) {
+        const Shape s = decode_shape(shape);
+        return py::make_tuple(static_cast<uint32_t>(s.dtype), static_cast<uint32_t>(s.algorithm),
+                              s.tail_bytes, s.grid, s.chunk);
+      },
+      py::arg("shape"));
+
+  py::class_<Rank>(m, "Rank")
+      .def(
+          "all_reduce",
+          [](Rank& rank, uint64_t in, uint64_t out, uint64_t elements, uint32_t dtype,
+             uint32_t algorithm, uint32_t blocks, uint32_t lanes, uint32_t tag, uint64_t stream) {
+            const Plan plan{static_cast<Algorithm>(algorithm), blocks, lanes};
+            return rank.all_reduce(in, out, elements, static_cast<DataType>(dtype), plan, tag,
+                                   stream);
+          },
+          py::arg("input"), py::arg("output"), py::arg("elements"), py::arg("dtype"),
+          py::arg("algorithm"), py::arg("blocks"), py::arg("lanes"), py::arg("tag"),
+          py::arg("stream"), Unlocked())
+      .def("refuse", &Rank::refuse, py::arg("code"), py::arg("stream"), Unlocked())
+      .def("state", &Rank::state)
+      .def("report", &Rank::report)
+      .def("raise_host_stop", &Rank::raise_host_stop, py::arg("word"));
+  py::class_<host::HostRank, Rank>(m, "HostRank")
+      .def(py::init<uint32_t, const Layout&, const std::vector<uint64_t>&, uint64_t>(),
+           py::arg("rank"), py::arg("layout"), py::arg("slabs"), py::arg("record"));
+}
+
+#if PYALLREDUCE_WITH_CUDA
+
+void bind_cuda(py::module_& m) {
+  using cuda::DeviceFacts;
+  using cuda::DeviceMemory;
+  py::register_exception<cuda::CudaError>(m, "CudaError", PyExc_RuntimeError);
+  py::class_<DeviceFacts>(m, "DeviceInfo")
+      .def_readonly("uuid", &DeviceFacts::uuid)
+      .def_readonly("name", &DeviceFacts::name)
+      .def_readonly("pci_bus_id", &DeviceFacts::pci_bus_id)
+      .def_readonly("capability", &DeviceFacts::capability)
+      .def_readonly("sm_count", &DeviceFacts::sm_count)
+      .def_readonly("has_kernel", &DeviceFacts::has_kernel);
+  m.def("device_count", &cuda::device_count);
+  m.def("driver_cuda_version", &cuda::driver_cuda_version);
+  m.def("device_info", &cuda::device_facts, py::arg("device"), Unlocked());
+  py::class_<DeviceMemory>(m, "DeviceMemory")
+      .def(py::init<int, uint64_t>(), py::arg("device"), py::arg("bytes"), Unlocked())
+      .def_static(
+          "open",
+          [](int device, uint64_t bytes, const std::string& handle) {
+            return std::make_unique<DeviceMemory>(device, bytes, handle);
+          },
+          py::arg("device"), py::arg("bytes"), py::arg("handle"), Unlocked())
+      .def_property_readonly("address", &DeviceMemory::address)
+      .def_property_readonly("bytes", &DeviceMemory::bytes)
+      .def("handle", [](const DeviceMemory& d) { return py::bytes(d.handle()); })
+      .def("fill", &DeviceMemory::fill, py::arg("offset"), py::arg("bytes"), py::arg("value"),
+           Unlocked())
+      .def("write", &DeviceMemory::write, py::arg("offset"), py::arg("data"), Unlocked())
+      .def(
+          "read",
+          [](const DeviceMemory& d, uint64_t offset, uint64_t bytes) {
+            return py::bytes(d.read(offset, bytes));
+          },
+          py::arg("offset"), py::arg("bytes"))
+      .def("close", &DeviceMemory::close, Unlocked());
+  py::class_<cuda::CudaRank, Rank>(m, "CudaRank")
+      .def(py::init<int, uint32_t, const Layout&, const std::vector<uint64_t>&, uint64_t>(),
+           py::arg("device"), py::arg("rank"), py::arg("layout"), py::arg("slabs"),
+           py::arg("record"), Unlocked());
+}
+
+#else
+
+// The same names exist without CUDA: there is no device, and whoever asks for one hears why.
+template <typename... Arguments>
+py::object no_cuda(Arguments...) {
+  throw std::runtime_error("this build of pyallreduce has no CUDA (PYALLREDUCE_CUDA)");
+}
+
+void bind_cuda(py::module_& m) {
+  m.def("device_count", [] { return 0; });
+  m.def("driver_cuda_version", [] { return 0; });
+  m.def("device_info", &no_cuda<int>, py::arg("device"));
+}
+
+#endif
+
+}  // namespace
+}  // namespace pyallreduce
+
+PYBIND11_MODULE(_C, m) {
+  using namespace pyallreduce;
+  m.doc() =
+      "The compiled part of pyallreduce: shared memory, device memory, and a rank's launches.";
+#if PYALLREDUCE_WITH_CUDA
+  m.attr("cuda_built") = true;
+  m.attr("cuda_version") = CUDART_VERSION;
+  m.attr("architectures") = PYALLREDUCE_ARCHITECTURES;
+#else
+  m.attr("cuda_built") = false;
+  m.attr("cuda_version") = 0;
+  m.attr("architectures") = "";
+#endif
+  m.attr("MAX_RANKS") = kMaxRanks;
+  m.attr("MAX_BLOCKS") = kMaxBlocks;
+  m.attr("MAX_LANES") = kMaxLanes;
+  bind_layout(m);
+  bind_shared_memory(m);
+  bind_rank(m);
+  bind_cuda(m);
+}

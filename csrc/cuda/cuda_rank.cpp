@@ -1,0 +1,49 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+#include "cuda/cuda_rank.h"
+
+#include "cuda/error.h"
+#include "cuda/kernels.h"
+
+namespace pyallreduce::cuda {
+namespace {
+
+cudaStream_t as_stream(uint64_t stream) { return reinterpret_cast<cudaStream_t>(stream); }
+
+}  // namespace
+
+RegisteredPage::RegisteredPage(int device, uint64_t address, uint64_t bytes)
+    : device_(device), address_(reinterpret_cast<void*>(address)) {
+  const DeviceScope scope(device_);
+  check(cudaHostRegister(address_, bytes, cudaHostRegisterMapped | cudaHostRegisterPortable),
+        "registering the record page");
+  void* there = nullptr;
+  check(cudaHostGetDevicePointer(&there, address_, 0), "addressing the record page");
+  device_address_ = reinterpret_cast<uint64_t>(there);
+}
+
+RegisteredPage::~RegisteredPage() {
+  cudaHostUnregister(address_);
+  cudaGetLastError();
+}
+
+CudaRank::CudaRank(int device, uint32_t rank, const Layout& layout,
+                   const std::vector<uint64_t>& slabs, uint64_t record)
+    : RegisteredPage(device, record, 4096),
+      Rank(rank, layout, slabs, record, device_address()),
+      device_(device) {
+  const DeviceScope scope(device_);
+  load_kernels(layout.world);
+}
+
+void CudaRank::launch(const Call& call, DataType dtype, const Plan& plan, uint64_t stream) {
+  const DeviceScope scope(device_);
+  cuda::launch(call, dtype, plan, as_stream(stream));
+}
+
+void CudaRank::launch_refusal(const Call& call, uint64_t stream) {
+  const DeviceScope scope(device_);
+  cuda::launch_refusal(call, as_stream(stream));
+}
+
+}  // namespace pyallreduce::cuda

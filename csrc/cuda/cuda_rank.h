@@ -1,0 +1,37 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "rank.h"
+
+namespace pyallreduce::cuda {
+
+// Registers a page of host memory with CUDA for its lifetime.
+class RegisteredPage {
+ public:
+  RegisteredPage(int device, uint64_t address, uint64_t bytes);
+  ~RegisteredPage();
+  RegisteredPage(const RegisteredPage&) = delete;
+  RegisteredPage& operator=(const RegisteredPage&) = delete;
+  uint64_t device_address() const { return device_address_; }
+
+ private:
+  int device_;
+  void* address_;
+  uint64_t device_address_ = 0;
+};
+
+// Launches the kernels on a stream of `device`; asynchronous.
+class CudaRank final : private RegisteredPage, public Rank {
+ public:
+  CudaRank(int device, uint32_t rank, const Layout& layout, const std::vector<uint64_t>& slabs,
+           uint64_t record);
+
+ private:
+  void launch(const Call& call, DataType dtype, const Plan& plan, uint64_t stream) override;
+  void launch_refusal(const Call& call, uint64_t stream) override;
+
+  int device_;
+};
+
+}  // namespace pyallreduce::cuda

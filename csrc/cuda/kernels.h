@@ -1,0 +1,20 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cuda_runtime_api.h>
+
+#include "rank.h"
+
+namespace pyallreduce::cuda {
+
+// All throw CudaError.
+void launch(const Call& call, DataType dtype, const Plan& plan, cudaStream_t stream);
+void launch_refusal(const Call& call, cudaStream_t stream);
+// Loads every kernel of this world size on the current device: a lazy load in the middle of a call
+// would wait for the kernels that wait for it.
+void load_kernels(uint32_t world);
+// Whether the module carries code for the current device.
+bool has_kernels();
+
+}  // namespace pyallreduce::cuda

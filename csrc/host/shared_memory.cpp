@@ -1,0 +1,102 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+#include "host/shared_memory.h"
+
+#include <fcntl.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+
+namespace pyallreduce::host {
+namespace {
+
+[[noreturn]] void fail(const std::string& what, int error = errno) {
+  throw SharedMemoryError(what + ": " + std::strerror(error));
+}
+
+// Field 22 of /proc/<pid>/stat; the command in field 2 may hold spaces and brackets.
+uint64_t start_time_of(int64_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const size_t bracket = text.rfind(')');
+  if (bracket == std::string::npos) {
+    throw SharedMemoryError("process " + std::to_string(pid) + " is gone or hidden from this one");
+  }
+  std::istringstream fields(text.substr(bracket + 1));
+  std::string field;
+  for (int i = 3; i <= 22; ++i) fields >> field;
+  return std::stoull(field);
+}
+
+uint64_t inode_of(int fd) {
+  struct stat facts{};
+  if (::fstat(fd, &facts) != 0) fail("fstat of shared memory");
+  return facts.st_ino;
+}
+
+}  // namespace
+
+SharedMemory::SharedMemory(uint64_t bytes) : bytes_(bytes) {
+  fd_ = ::memfd_create("pyallreduce", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  if (fd_ < 0) fail("memfd_create");
+  try {
+    // Reserved now: without it a full machine would answer a later store with SIGBUS.
+    if (const int error = ::posix_fallocate(fd_, 0, static_cast<off_t>(bytes))) {
+      fail("reserving " + std::to_string(bytes) + " bytes of shared memory", error);
+    }
+    if (::fcntl(fd_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) fail("sealing shared memory");
+    map();
+  } catch (...) {
+    close();
+    throw;
+  }
+}
+
+SharedMemory::SharedMemory(const Offer& offer) : bytes_(offer.bytes) {
+  const std::string path = "/proc/" + std::to_string(offer.pid) + "/fd/" + std::to_string(offer.fd);
+  if (start_time_of(offer.pid) != offer.start_time) {
+    throw SharedMemoryError("process " + std::to_string(offer.pid) +
+                            " is not the one that offered");
+  }
+  fd_ = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  if (fd_ < 0) fail("opening " + path);
+  try {
+    struct stat facts{};
+    if (::fstat(fd_, &facts) != 0) fail("fstat of " + path);
+    if (facts.st_ino != offer.inode || static_cast<uint64_t>(facts.st_size) != offer.bytes) {
+      throw SharedMemoryError(path + " is not the memory that was offered");
+    }
+    map();
+  } catch (...) {
+    close();
+    throw;
+  }
+}
+
+SharedMemory::~SharedMemory() { close(); }
+
+void SharedMemory::map() {
+  void* at = ::mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_SHARED, fd_, 0);
+  if (at == MAP_FAILED) fail("mapping " + std::to_string(bytes_) + " bytes of shared memory");
+  address_ = static_cast<char*>(at);
+}
+
+Offer SharedMemory::offer() const {
+  const int64_t pid = ::getpid();
+  return Offer{pid, start_time_of(pid), fd_, inode_of(fd_), bytes_};
+}
+
+void SharedMemory::close() noexcept {
+  if (address_ != nullptr) ::munmap(address_, bytes_);
+  if (fd_ >= 0) ::close(fd_);
+  address_ = nullptr;
+  fd_ = -1;
+}
+
+}  // namespace pyallreduce::host

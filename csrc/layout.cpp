@@ -1,0 +1,70 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+#include "layout.h"
+
+#include <stdexcept>
+
+namespace pyallreduce {
+namespace {
+
+constexpr uint64_t kVector = sizeof(Words);
+constexpr uint64_t kPage = 4096;
+constexpr uint32_t kTileUnit = 8;      // vectors: whole 128-byte lines
+constexpr uint64_t kOneShotShare = 8;  // one eighth of the slab is one-shot's
+
+uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
+
+uint32_t tile_for(uint64_t bytes, uint64_t mailboxes) {
+  return static_cast<uint32_t>(bytes / (mailboxes * kVector) / kTileUnit * kTileUnit);
+}
+
+}  // namespace
+
+Layout make_layout(uint32_t world, uint64_t slab_bytes) {
+  if (world < 2 || world > kMaxRanks) {
+    throw std::invalid_argument("world size " + std::to_string(world) + " is not one of 2 to 8");
+  }
+  Layout layout{};
+  layout.world = world;
+  layout.control = kHeaderBytes;
+  layout.blocks = layout.control + 128;
+  const uint64_t blocks_end = layout.blocks + kMaxBlocks * sizeof(BlockState);
+  layout.signatures = round_up(blocks_end, kPage);
+  layout.one_shot = layout.signatures + uint64_t{kMaxBlocks} * kSlots * kMaxRanks * kVector;
+
+  const uint64_t mailboxes = uint64_t{kMaxBlocks} * kSlots * (world - 1);
+  const uint64_t left = slab_bytes > layout.one_shot ? slab_bytes - layout.one_shot : 0;
+  layout.one_shot_tile = tile_for(left / kOneShotShare, mailboxes);
+  const uint64_t one_shot_bytes = mailboxes * layout.one_shot_tile * kVector;
+  layout.two_shot = layout.one_shot + one_shot_bytes;
+  layout.two_shot_tile = tile_for(left - one_shot_bytes, mailboxes * kShots);
+  layout.bytes = layout.two_shot + mailboxes * kShots * layout.two_shot_tile * kVector;
+  if (layout.one_shot_tile == 0 || layout.two_shot_tile == 0) {
+    const uint64_t least = layout.one_shot + mailboxes * kTileUnit * kVector * kOneShotShare;
+    throw std::invalid_argument("a slab of " + std::to_string(slab_bytes) +
+                                " bytes is too small for " + std::to_string(world) +
+                                " ranks: at least " + std::to_string(least));
+  }
+  return layout;
+}
+
+uint64_t one_shot_capacity(const Layout& layout, uint32_t blocks) {
+  return uint64_t{blocks} * layout.one_shot_tile * kVector;
+}
+
+uint64_t two_shot_capacity(const Layout& layout, uint32_t blocks) {
+  return uint64_t{blocks} * layout.two_shot_tile * kVector * layout.world;
+}
+
+std::vector<Region> regions(const Layout& layout) {
+  return {
+      {"header", 0, kHeaderBytes, false},
+      {"control", layout.control, layout.blocks - layout.control, false},
+      {"blocks", layout.blocks, layout.signatures - layout.blocks, false},
+      {"signatures", layout.signatures, layout.one_shot - layout.signatures, true},
+      {"one-shot mailboxes", layout.one_shot, layout.two_shot - layout.one_shot, true},
+      {"two-shot mailboxes", layout.two_shot, layout.bytes - layout.two_shot, true},
+  };
+}
+
+}  // namespace pyallreduce

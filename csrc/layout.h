@@ -1,0 +1,30 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// How the bytes of a slab are shared out. The same arguments give the same layout on every rank.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "protocol/slab.h"
+
+namespace pyallreduce {
+
+// Throws std::invalid_argument when `world` is not 2 to 8 or `slab_bytes` holds no mailbox.
+Layout make_layout(uint32_t world, uint64_t slab_bytes);
+
+// The largest message, in bytes, that one launch of `blocks` blocks carries; longer ones go in
+// chunks.
+uint64_t one_shot_capacity(const Layout& layout, uint32_t blocks);
+uint64_t two_shot_capacity(const Layout& layout, uint32_t blocks);
+
+struct Region {
+  std::string name;
+  uint64_t offset;
+  uint64_t bytes;
+  bool armed;  // filled with the sentinel when a generation begins (the others with zeros)
+};
+std::vector<Region> regions(const Layout& layout);
+
+}  // namespace pyallreduce

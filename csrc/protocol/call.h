@@ -1,0 +1,60 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// One call as a kernel parameter, and the signature by which ranks recognise each other's call.
+#pragma once
+
+#include "protocol/slab.h"
+
+namespace pyallreduce {
+
+enum class DataType : uint32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
+enum class Algorithm : uint32_t { kOneShot = 1, kTwoShot = 2 };
+
+struct Call {
+  char* slabs[kMaxRanks];  // this process's addresses of all ranks' slabs
+  Record* record;          // this rank's
+  const void* in;          // aligned to 16 bytes; may equal `out`
+  void* out;
+  Layout layout;
+  uint32_t rank;
+  uint32_t elements;  // of this launch
+  uint32_t tile;      // vectors a block (and, in two-shot, an owner)
+  uint32_t shape;     // third word of the signature
+  uint32_t vectors;   // second: of the whole message
+  uint32_t tag;       // fourth: the caller's, below 2^31
+
+  PYALLREDUCE_FN Slab slab(uint32_t owner) const { return Slab{slabs[owner], &layout, owner}; }
+};
+
+// A signature is one vector {epoch, vectors, shape, tag}, sent like data: no word of it is the
+// sentinel.
+//   shape = dtype:3 | operation:2 | algorithm:2 | refused:1 | bytes of the last vector:4 | grid:8 |
+//   chunk:12
+struct Shape {
+  DataType dtype;
+  Algorithm algorithm;
+  uint32_t tail_bytes;
+  uint32_t grid;
+  uint32_t chunk;
+};
+
+constexpr uint32_t kRefusedShape = 1u << 7;
+constexpr uint32_t kEpochMask = 0x7fffffffu;
+
+PYALLREDUCE_BOTH_FN uint32_t encode_shape(const Shape& s) {
+  constexpr uint32_t sum = 0;
+  return static_cast<uint32_t>(s.dtype) | sum << 3 | static_cast<uint32_t>(s.algorithm) << 5 |
+         s.tail_bytes << 8 | (s.grid & 0xffu) << 12 | (s.chunk & 0xfffu) << 20;
+}
+
+PYALLREDUCE_BOTH_FN Shape decode_shape(uint32_t shape) {
+  return Shape{static_cast<DataType>(shape & 7u), static_cast<Algorithm>(shape >> 5 & 3u),
+               shape >> 8 & 15u, shape >> 12 & 0xffu, shape >> 20};
+}
+
+PYALLREDUCE_FN Words signature_of(const Call& call, uint32_t epoch) {
+  return Words{{epoch & kEpochMask, call.vectors, call.shape, call.tag}};
+}
+
+}  // namespace pyallreduce

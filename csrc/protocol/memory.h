@@ -1,0 +1,121 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Every load, store, fence and clock that crosses ranks, and the launch control. The only inline
+// PTX. Named after the PTX; the host's forms are C++ atomics of the same strength.
+//
+// What orders what. Pushes, polls and re-arming are all relaxed: a hop by release and acquire costs
+// 1.6 us more on an H100. Arrival is therefore in the data itself (no word is the sentinel), and
+// the one ordering that data do not give, "my re-arming is performed before my next call's push",
+// rests on the stated assumption that a finished grid's writes are performed at system scope before
+// the next grid of the stream passes grid_dependency_wait(). docs/design.md, "Why a slot is never
+// overwritten".
+#pragma once
+
+#include "protocol/target.h"
+
+#if !defined(__CUDACC__)
+#include <sched.h>
+
+#include <ctime>
+#endif
+
+namespace pyallreduce {
+
+#if defined(__CUDACC__)
+
+PYALLREDUCE_FN Words ld_relaxed_sys(const Words* from) {
+  Words v;
+  asm volatile("ld.relaxed.sys.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "l"(from)
+               : "memory");
+  return v;
+}
+PYALLREDUCE_FN uint32_t ld_relaxed_sys(const uint32_t* from) {
+  uint32_t v;
+  asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
+  return v;
+}
+PYALLREDUCE_FN void st_relaxed_sys(Words* to, const Words& v) {
+  asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(v.w[0]),
+               "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3])
+               : "memory");
+}
+PYALLREDUCE_FN void st_relaxed_sys(uint32_t* to, uint32_t v) {
+  asm volatile("st.relaxed.sys.global.u32 [%0], %1;" ::"l"(to), "r"(v) : "memory");
+}
+// Release: the record's fields, written before by this thread, are seen by whoever acquires this
+// word.
+PYALLREDUCE_FN void st_release_sys(uint32_t* to, uint32_t v) {
+  asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(to), "r"(v) : "memory");
+}
+PYALLREDUCE_FN uint32_t atom_exch_relaxed_gpu(uint32_t* at, uint32_t v) {
+  uint32_t old;
+  asm volatile("atom.relaxed.gpu.global.exch.b32 %0, [%1], %2;"
+               : "=r"(old)
+               : "l"(at), "r"(v)
+               : "memory");
+  return old;
+}
+
+PYALLREDUCE_FN uint64_t nanoseconds() {
+  uint64_t t;
+  asm volatile("mov.u64 %0, %globaltimer;" : "=l"(t));
+  return t;
+}
+
+// Programmatic dependent launch: the next grid of the stream may be scheduled from here on...
+PYALLREDUCE_FN void launch_dependents() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+// ... and it waits here until the grid before it has finished and its writes are performed.
+PYALLREDUCE_FN void grid_dependency_wait() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+constexpr uint32_t kPollsPerLook = 256;  // about 0.1 ms between two looks at clock and abort words
+PYALLREDUCE_FN void pause_after(uint32_t /*polls*/) {}
+
+#else
+
+inline Words ld_relaxed_sys(const Words* from) {
+  Words v;
+  for (int i = 0; i < 4; ++i) v.w[i] = __atomic_load_n(&from->w[i], __ATOMIC_RELAXED);
+  return v;
+}
+inline uint32_t ld_relaxed_sys(const uint32_t* from) {
+  return __atomic_load_n(from, __ATOMIC_RELAXED);
+}
+inline void st_relaxed_sys(Words* to, const Words& v) {
+  for (int i = 0; i < 4; ++i) __atomic_store_n(&to->w[i], v.w[i], __ATOMIC_RELAXED);
+}
+inline void st_relaxed_sys(uint32_t* to, uint32_t v) { __atomic_store_n(to, v, __ATOMIC_RELAXED); }
+inline void st_release_sys(uint32_t* to, uint32_t v) { __atomic_store_n(to, v, __ATOMIC_RELEASE); }
+inline uint32_t atom_exch_relaxed_gpu(uint32_t* at, uint32_t v) {
+  return __atomic_exchange_n(at, v, __ATOMIC_RELAXED);
+}
+
+inline uint64_t nanoseconds() {
+  timespec t;
+  clock_gettime(CLOCK_MONOTONIC, &t);
+  return static_cast<uint64_t>(t.tv_sec) * 1000000000u + static_cast<uint64_t>(t.tv_nsec);
+}
+
+inline void launch_dependents() {}
+// The host has no grids: one fence a call takes the place of the assumption above.
+inline void grid_dependency_wait() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
+constexpr uint32_t kPollsPerLook = 64;
+// A peer's process may need this core: spin briefly, then yield.
+inline void pause_after(uint32_t polls) {
+  if (polls % 16 == 0) sched_yield();
+}
+
+#endif
+
+}  // namespace pyallreduce

@@ -1,0 +1,101 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// The adapter to each target's half and bfloat16: storage types and their conversion to and from
+// fp32, rounding to nearest even. On the GPU these are CUDA's; the host has its own, because it is
+// built where CUDA's headers are not. tests/unit/test_numeric.py compares the host's with torch's.
+#pragma once
+
+#include "protocol/target.h"
+
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#else
+#include <cstring>
+#endif
+
+namespace pyallreduce {
+
+struct Float16 {
+  uint16_t bits;
+};
+struct BFloat16 {
+  uint16_t bits;
+};
+
+#if defined(__CUDACC__)
+
+PYALLREDUCE_FN float to_float(float value) { return value; }
+PYALLREDUCE_FN float to_float(Float16 value) { return __half2float(__ushort_as_half(value.bits)); }
+PYALLREDUCE_FN float to_float(BFloat16 value) {
+  return __bfloat162float(__ushort_as_bfloat16(value.bits));
+}
+
+PYALLREDUCE_FN uint32_t float_bits(float value) { return __float_as_uint(value); }
+PYALLREDUCE_FN float bits_float(uint32_t bits) { return __uint_as_float(bits); }
+
+PYALLREDUCE_FN void from_float(float value, float& out) { out = value; }
+PYALLREDUCE_FN void from_float(float value, Float16& out) {
+  out.bits = __half_as_ushort(__float2half_rn(value));
+}
+PYALLREDUCE_FN void from_float(float value, BFloat16& out) {
+  out.bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+}
+
+#else
+
+inline uint32_t float_bits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+inline float bits_float(uint32_t bits) {
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline float to_float(float value) { return value; }
+inline float to_float(BFloat16 value) { return bits_float(uint32_t{value.bits} << 16); }
+inline float to_float(Float16 value) {
+  const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;
+  const uint32_t magnitude = value.bits & 0x7fffu;
+  if (magnitude >= 0x7c00u) return bits_float(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
+  if (magnitude >= 0x0400u) return bits_float(sign | ((magnitude << 13) + (112u << 23)));
+  const float subnormal = static_cast<float>(magnitude) * 0x1p-24f;  // exact: 10 bits
+  return bits_float(sign | float_bits(subnormal));
+}
+
+inline void from_float(float value, float& out) { out = value; }
+
+inline void from_float(float value, BFloat16& out) {
+  const uint32_t bits = float_bits(value);
+  if ((bits & 0x7fffffffu) > 0x7f800000u) {
+    out.bits = 0x7fffu;  // NaN, as CUDA rounds it
+    return;
+  }
+  out.bits = static_cast<uint16_t>((bits + 0x7fffu + (bits >> 16 & 1u)) >> 16);
+}
+
+inline void from_float(float value, Float16& out) {
+  const uint32_t bits = float_bits(value);
+  const uint32_t magnitude = bits & 0x7fffffffu;
+  const uint16_t sign = static_cast<uint16_t>(bits >> 16 & 0x8000u);
+  if (magnitude > 0x7f800000u) {
+    out.bits = 0x7fffu;  // NaN, as CUDA rounds it
+  } else if (magnitude >= 0x477ff000u) {
+    out.bits = sign | 0x7c00u;  // 65520 and more round to infinity
+  } else if (magnitude >= 0x38800000u) {
+    const uint32_t rebiased = magnitude - (112u << 23);
+    out.bits = sign | static_cast<uint16_t>((rebiased + 0xfffu + (rebiased >> 13 & 1u)) >> 13);
+  } else {
+    // Subnormal: adding 0.5 leaves the quotient by 2^-24, rounded to nearest even, in the low bits.
+    const float shifted = bits_float(magnitude) + 0.5f;
+    out.bits = sign | static_cast<uint16_t>(float_bits(shifted) - float_bits(0.5f));
+  }
+}
+
+#endif
+
+}  // namespace pyallreduce

@@ -1,0 +1,95 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// 16 bytes of T: load, store, and the one order of summation (fp32, rank 0 to N-1).
+#pragma once
+
+#include "protocol/numeric.h"
+
+namespace pyallreduce {
+
+// "Nothing here yet". A NaN in float32 and twice a NaN in half and bfloat16, so that only a NaN
+// ever has to give way to it; all ones, so that a byte fill arms a mailbox.
+constexpr uint32_t kSentinel = 0xffffffffu;
+constexpr uint32_t kOtherNan = 0x7fff7fffu;  // NaN in the same three types: what a payload becomes
+
+PYALLREDUCE_FN Words armed() { return Words{{kSentinel, kSentinel, kSentinel, kSentinel}}; }
+PYALLREDUCE_FN Words poison() { return Words{{kOtherNan, kOtherNan, kOtherNan, kOtherNan}}; }
+
+PYALLREDUCE_FN bool pending(const Words& v) {
+  return v.w[0] == kSentinel || v.w[1] == kSentinel || v.w[2] == kSentinel || v.w[3] == kSentinel;
+}
+
+// Integer comparison: no subnormal is flushed, and no NaN but the sentinel changes its bits.
+PYALLREDUCE_FN Words canonical(Words v) {
+  for (int i = 0; i < 4; ++i) v.w[i] = v.w[i] == kSentinel ? kOtherNan : v.w[i];
+  return v;
+}
+
+template <typename T>
+constexpr uint32_t kElements = sizeof(Words) / sizeof(T);
+
+template <typename T>
+PYALLREDUCE_FN T element(const Words& v, uint32_t i);
+template <>
+PYALLREDUCE_FN float element<float>(const Words& v, uint32_t i) {
+  return bits_float(v.w[i]);
+}
+template <>
+PYALLREDUCE_FN Float16 element<Float16>(const Words& v, uint32_t i) {
+  return Float16{static_cast<uint16_t>(v.w[i / 2] >> 16 * (i % 2))};
+}
+template <>
+PYALLREDUCE_FN BFloat16 element<BFloat16>(const Words& v, uint32_t i) {
+  return BFloat16{static_cast<uint16_t>(v.w[i / 2] >> 16 * (i % 2))};
+}
+
+PYALLREDUCE_FN void put_element(Words& v, uint32_t i, float value) { v.w[i] = float_bits(value); }
+template <typename Half>
+PYALLREDUCE_FN void put_element(Words& v, uint32_t i, Half value) {
+  v.w[i / 2] = i % 2 == 0 ? value.bits : v.w[i / 2] | uint32_t{value.bits} << 16;
+}
+
+// The last vector of a message may hold fewer elements than fit: the rest are zeros here and are
+// not stored there. `base` is aligned to 16 bytes.
+template <typename T>
+PYALLREDUCE_FN Words load(const void* base, uint32_t vector, uint32_t elements) {
+  const uint32_t first = vector * kElements<T>;
+  if (first + kElements<T> <= elements) return static_cast<const Words*>(base)[vector];
+  Words v{{0, 0, 0, 0}};
+  for (uint32_t i = 0; i < kElements<T>; ++i) {
+    if (first + i < elements) put_element(v, i, static_cast<const T*>(base)[first + i]);
+  }
+  return v;
+}
+
+template <typename T>
+PYALLREDUCE_FN void store(void* base, uint32_t vector, uint32_t elements, const Words& v) {
+  const uint32_t first = vector * kElements<T>;
+  if (first + kElements<T> <= elements) {
+    static_cast<Words*>(base)[vector] = v;
+    return;
+  }
+  for (uint32_t i = 0; i < kElements<T>; ++i) {
+    if (first + i < elements) static_cast<T*>(base)[first + i] = element<T>(v, i);
+  }
+}
+
+// Sums in fp32 from rank 0 to rank N-1 and rounds once. It starts from rank 0's value and not from
+// +0, so that -0 + -0 is -0. Canonical, because a sum may be the sentinel as well.
+template <typename T, int kWorld>
+PYALLREDUCE_FN Words reduce(const Words (&by_rank)[kWorld]) {
+  Words result{{0, 0, 0, 0}};
+#pragma unroll
+  for (uint32_t i = 0; i < kElements<T>; ++i) {
+    float sum = to_float(element<T>(by_rank[0], i));
+#pragma unroll
+    for (int rank = 1; rank < kWorld; ++rank) sum += to_float(element<T>(by_rank[rank], i));
+    T rounded;
+    from_float(sum, rounded);
+    put_element(result, i, rounded);
+  }
+  return canonical(result);
+}
+
+}  // namespace pyallreduce

@@ -1,0 +1,125 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Who owns which bytes. A rank's slab is all that its peers can reach; its record is one page that
+// every rank can read. docs/design.md prints the budget.
+//
+//   control     {stop, generation, deadline, reporter}: peers write `stop`, the rest is the owner's
+//   blocks      a block's epoch and owner word: the owner's alone
+//   signatures  [block][slot][sender], one vector each, shared by all algorithms
+//   one_shot    [block][slot][sender][vector]
+//   two_shot    [block][slot][shot][sender][vector]
+//
+// Every mailbox has one writer (its sender) and one reader (the slab's owner), and a block's
+// mailboxes have one fixed place for every call shape: a peer that is one call ahead can only write
+// where the same block of this rank reads.
+#pragma once
+
+#include "protocol/target.h"
+
+namespace pyallreduce {
+
+constexpr uint32_t kHeaderBytes =
+    128;                        // magic, nonce, rank: written by the owner, read once at start-up
+constexpr uint32_t kShots = 2;  // two-shot: shards, then results
+
+// The control line. Its first vector is read whole at the start of a call.
+struct Control {
+  uint32_t stop;  // a stop word; 0 means none
+  uint32_t generation;
+  uint64_t deadline_ns;
+  uint32_t reporter;  // the last generation whose first failure has claimed the record
+  uint32_t unused[3];
+};
+static_assert(sizeof(Control) == 2 * sizeof(Words));
+
+struct alignas(16) BlockState {
+  uint32_t epoch;  // calls in which this block took part, in this generation
+  uint32_t owner;  // 1 while a call runs in this block: a second one is refused
+  uint32_t unused[2];
+};
+
+// Why a wait ended without an arrival. Zero is "it has not".
+enum class Stop : uint32_t {
+  kNone = 0,
+  kDeadline = 1,  // this rank waited for a peer until its deadline
+  kPeer = 2,      // a peer raised the stop word of this slab
+  kHost = 3,      // the host raised the stop word of the record
+  kMismatch = 4,  // a peer's signature differs from ours
+  kRefused = 5,   // a peer refused the call
+  kOverlap = 6,   // two calls of this rank ran at once
+};
+
+// A stop word carries the generation that it stops, so that a late one of an older generation is
+// inert.
+PYALLREDUCE_BOTH_FN uint32_t stop_word(uint32_t generation, Stop why) {
+  return generation << 8 | static_cast<uint32_t>(why);
+}
+PYALLREDUCE_BOTH_FN Stop stop_of(uint32_t word, uint32_t generation) {
+  return word >> 8 == (generation & 0xffffffu) ? static_cast<Stop>(word & 0xffu) : Stop::kNone;
+}
+
+enum class Phase : uint32_t { kNone = 0, kSignature = 1, kShards = 2, kResults = 3 };
+
+// One page of host memory a rank, registered with CUDA by its owner and mapped by every rank.
+struct Record {
+  uint32_t host_stop;  // StopWord raised by this rank's host
+  uint32_t state;      // StopWord: written last, by the first failure of a generation
+  uint32_t block;
+  uint32_t peer;
+  uint32_t phase;      // Phase
+  uint32_t algorithm;  // Algorithm
+  uint32_t epoch;
+  uint32_t unused;
+  uint64_t waited_ns;
+  Words ours;  // signatures
+  Words theirs;
+};
+
+// Sizes that every rank must agree on. A tile is a block's share of one sender's vectors.
+struct Layout {
+  uint32_t world;
+  uint32_t one_shot_tile;
+  uint32_t two_shot_tile;
+  uint32_t unused;
+  uint64_t control;
+  uint64_t blocks;
+  uint64_t signatures;
+  uint64_t one_shot;
+  uint64_t two_shot;
+  uint64_t bytes;
+};
+
+// One rank's slab as seen from any rank that has it mapped.
+struct Slab {
+  char* base;
+  const Layout* layout;
+  uint32_t owner;
+
+  PYALLREDUCE_FN Words* control() const { return reinterpret_cast<Words*>(base + layout->control); }
+  PYALLREDUCE_FN uint32_t* stop() const { return reinterpret_cast<uint32_t*>(control()); }
+  PYALLREDUCE_FN uint32_t* reporter() const { return reinterpret_cast<uint32_t*>(control() + 1); }
+  PYALLREDUCE_FN BlockState* state(uint32_t block) const {
+    return reinterpret_cast<BlockState*>(base + layout->blocks) + block;
+  }
+  PYALLREDUCE_FN Words* signature(uint32_t block, uint32_t slot, uint32_t sender) const {
+    return reinterpret_cast<Words*>(base + layout->signatures) +
+           ((block * kSlots + slot) * kMaxRanks + sender);
+  }
+  PYALLREDUCE_FN Words* one_shot(uint32_t block, uint32_t slot, uint32_t sender) const {
+    const uint64_t mailbox = (block * kSlots + slot) * (layout->world - 1) + place(sender);
+    return reinterpret_cast<Words*>(base + layout->one_shot) + mailbox * layout->one_shot_tile;
+  }
+  PYALLREDUCE_FN Words* two_shot(uint32_t block, uint32_t slot, uint32_t shot,
+                                 uint32_t sender) const {
+    const uint64_t mailbox =
+        ((block * kSlots + slot) * kShots + shot) * (layout->world - 1) + place(sender);
+    return reinterpret_cast<Words*>(base + layout->two_shot) + mailbox * layout->two_shot_tile;
+  }
+
+ private:
+  // Nobody sends to himself: the senders of a slab are numbered without its owner.
+  PYALLREDUCE_FN uint32_t place(uint32_t sender) const { return sender - (sender > owner ? 1 : 0); }
+};
+
+}  // namespace pyallreduce

@@ -1,0 +1,94 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+#include "rank.h"
+
+#include <stdexcept>
+#include <string>
+
+#include "layout.h"
+
+namespace pyallreduce {
+namespace {
+
+constexpr uint64_t kVector = sizeof(Words);
+constexpr uint32_t kTagMask = 0x7fffffffu;
+
+uint64_t divide_up(uint64_t value, uint64_t by) { return (value + by - 1) / by; }
+
+void check(const Plan& plan, uint64_t in, uint64_t out) {
+  if (plan.blocks < 1 || plan.blocks > kMaxBlocks) {
+    throw std::invalid_argument(std::to_string(plan.blocks) + " blocks: not 1 to " +
+                                std::to_string(kMaxBlocks));
+  }
+  if (plan.lanes < 32 || plan.lanes > kMaxLanes || plan.lanes % 32 != 0) {
+    throw std::invalid_argument(std::to_string(plan.lanes) + " lanes: not a multiple of 32 up to " +
+                                std::to_string(kMaxLanes));
+  }
+  if (in % kVector != 0 || out % kVector != 0) {
+    throw std::invalid_argument("the message is not aligned to 16 bytes");
+  }
+}
+
+}  // namespace
+
+uint32_t bytes_of(DataType dtype) { return dtype == DataType::kFloat32 ? 4 : 2; }
+
+Rank::Rank(uint32_t rank, const Layout& layout, const std::vector<uint64_t>& slabs, uint64_t record,
+           uint64_t device_record)
+    : record_(reinterpret_cast<Record*>(record)) {
+  if (slabs.size() != layout.world || rank >= layout.world) {
+    throw std::invalid_argument("rank " + std::to_string(rank) + " of " +
+                                std::to_string(layout.world) + " with " +
+                                std::to_string(slabs.size()) + " slabs");
+  }
+  base_.layout = layout;
+  base_.rank = rank;
+  base_.record = reinterpret_cast<Record*>(device_record);
+  for (uint32_t i = 0; i < layout.world; ++i) base_.slabs[i] = reinterpret_cast<char*>(slabs[i]);
+}
+
+uint32_t Rank::all_reduce(uint64_t in, uint64_t out, uint64_t elements, DataType dtype,
+                          const Plan& plan, uint32_t tag, uint64_t stream) {
+  if (const uint32_t failed = state()) return failed;
+  check(plan, in, out);
+  const bool one_shot = plan.algorithm == Algorithm::kOneShot;
+  const uint64_t capacity = one_shot ? one_shot_capacity(base_.layout, plan.blocks)
+                                     : two_shot_capacity(base_.layout, plan.blocks);
+  const uint64_t owners = one_shot ? 1 : world();
+  const uint64_t bytes = elements * bytes_of(dtype);
+
+  Call call = base_;
+  call.tag = tag & kTagMask;
+  call.vectors = static_cast<uint32_t>(divide_up(bytes, kVector)) & kTagMask;
+  uint64_t offset = 0;
+  for (uint32_t chunk = 0; chunk == 0 || offset < bytes; ++chunk, offset += capacity) {
+    const uint64_t length = bytes - offset < capacity ? bytes - offset : capacity;
+    call.in = reinterpret_cast<const void*>(in + offset);
+    call.out = reinterpret_cast<void*>(out + offset);
+    call.elements = static_cast<uint32_t>(length / bytes_of(dtype));
+    call.tile = static_cast<uint32_t>(
+        divide_up(divide_up(divide_up(length, kVector), owners), plan.blocks));
+    call.shape = encode_shape(
+        Shape{dtype, plan.algorithm, static_cast<uint32_t>(bytes % kVector), plan.blocks, chunk});
+    launch(call, dtype, plan, stream);
+  }
+  return 0;
+}
+
+void Rank::refuse(uint32_t code, uint64_t stream) {
+  Call call = base_;
+  call.shape = kRefusedShape;
+  call.tag = code & kTagMask;
+  launch_refusal(call, stream);
+}
+
+// Acquire: pairs with the release of the state word, so that the record's fields are whole.
+uint32_t Rank::state() const { return __atomic_load_n(&record_->state, __ATOMIC_ACQUIRE); }
+
+Record Rank::report() const { return *record_; }
+
+void Rank::raise_host_stop(uint32_t word) {
+  __atomic_store_n(&record_->host_stop, word, __ATOMIC_RELEASE);
+}
+
+}  // namespace pyallreduce

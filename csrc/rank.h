@@ -1,0 +1,57 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// One rank's end of a communicator: turns a message into launches of one algorithm. The targets
+// differ in `launch` alone.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <vector>
+
+#include "protocol/call.h"
+
+namespace pyallreduce {
+
+// How a message is carried: chosen by policy.py, equal on all ranks.
+struct Plan {
+  Algorithm algorithm;
+  uint32_t blocks;
+  uint32_t lanes;  // of a block, a multiple of 32
+};
+
+class Rank {
+ public:
+  // `slabs`: this process's address of every rank's slab, in rank order. `record`: this rank's, in
+  // host memory; `device_record`: the same as the target addresses it.
+  Rank(uint32_t rank, const Layout& layout, const std::vector<uint64_t>& slabs, uint64_t record,
+       uint64_t device_record);
+  virtual ~Rank() = default;
+  Rank(const Rank&) = delete;
+  Rank& operator=(const Rank&) = delete;
+
+  // Launches one all-reduce; `in` and `out` are aligned to 16 bytes and equal or disjoint. Returns
+  // 0, or the state word of an earlier failure: then nothing was launched (host target: or this
+  // call failed).
+  uint32_t all_reduce(uint64_t in, uint64_t out, uint64_t elements, DataType dtype,
+                      const Plan& plan, uint32_t tag, uint64_t stream);
+  // Tells the peers that this rank does not join the call that they are in, or will come to.
+  void refuse(uint32_t code, uint64_t stream);
+
+  uint32_t state() const;
+  Record report() const;  // valid when state() is not 0
+  void raise_host_stop(uint32_t word);
+
+ protected:
+  virtual void launch(const Call& call, DataType dtype, const Plan& plan, uint64_t stream) = 0;
+  virtual void launch_refusal(const Call& call, uint64_t stream) = 0;
+  uint32_t world() const { return base_.layout.world; }
+
+ private:
+  Call base_{};
+  Record* record_;
+};
+
+uint32_t bytes_of(DataType dtype);
+
+}  // namespace pyallreduce

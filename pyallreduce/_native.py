@@ -1,0 +1,52 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""Load the compiled module, and tell "not built" from "does not load"."""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import importlib.util
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pyallreduce.facts import Module
+
+if TYPE_CHECKING:
+    from types import ModuleType
+
+__all__ = ["NativeState", "load", "state"]
+
+_NAME = "pyallreduce._C"
+
+
+@dataclass(frozen=True)
+class NativeState:
+    """`status`: "cuda" (built with CUDA), "host" (without), "missing" or "broken"; `detail`:
+    more."""
+
+    status: Module
+    detail: str
+
+
+def load() -> ModuleType:
+    """The module, or the loader's ImportError."""
+    return importlib.import_module(_NAME)
+
+
+@functools.cache
+def state() -> NativeState:
+    """What became of the module. Never raises."""
+    try:
+        if importlib.util.find_spec(_NAME) is None:
+            return NativeState("missing", "pyallreduce/_C was not built")
+        module = load()
+    except (ImportError, OSError) as error:
+        return NativeState("broken", str(error))
+    if not module.cuda_built:
+        return NativeState(
+            "host", "built without CUDA: nvcc was not found, or PYALLREDUCE_CUDA=OFF"
+        )
+    version = int(module.cuda_version)
+    built = f"CUDA {version // 1000}.{version % 1000 // 10}, architectures {module.architectures}"
+    return NativeState("cuda", built)

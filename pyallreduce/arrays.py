@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""Tensors and arrays as the native path sees them: pointer, elements, dtype, stream.
+
+Torch tensors take the direct way. Anything else with `__cuda_array_interface__` (CuPy, Numba) is
+viewed as a torch tensor without a copy, on CuPy's current stream where CuPy made it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from pyallreduce.errors import InvalidCall
+
+__all__ = [
+    "DTYPE_CODES",
+    "current_stream",
+    "is_foreign",
+    "on_stream",
+    "overlap_in_part",
+    "view",
+    "wait_for",
+]
+
+DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # csrc/protocol/call.h
+
+
+def is_foreign(x: object) -> bool:
+    """Whether `x` is a CUDA array of another library."""
+    return not isinstance(x, torch.Tensor) and hasattr(x, "__cuda_array_interface__")
+
+
+def view(x: Any) -> torch.Tensor:
+    """A torch tensor over the memory of a CUDA array; no copy.
+
+    bfloat16 has no type string in the interface: a CuPy array of ml_dtypes.bfloat16 is recognised
+    by the name of its dtype.
+
+    Raises:
+        InvalidCall: `x` is neither a tensor nor a CUDA array that torch can view.
+    """
+    if isinstance(x, torch.Tensor):
+        return x
+    if not hasattr(x, "__cuda_array_interface__"):
+        message = f"expected a torch tensor or a CUDA array, got {type(x).__name__}"
+        raise InvalidCall(message)
+    try:
+        if str(getattr(x, "dtype", "")) == "bfloat16":
+            return torch.as_tensor(x.view("uint16"), device="cuda").view(torch.bfloat16)
+        return torch.as_tensor(x, device="cuda")
+    except (TypeError, ValueError, RuntimeError) as error:
+        kind = f"{type(x).__module__}.{type(x).__name__}"
+        message = f"a {kind} of dtype {getattr(x, 'dtype', '?')}: {error}"
+        raise InvalidCall(message) from error
+
+
+def empty_like(x: Any) -> Any:
+    """An uninitialised array of the same library, shape and dtype."""
+    if isinstance(x, torch.Tensor):
+        return torch.empty_like(x, memory_format=torch.contiguous_format)
+    library = sys.modules[type(x).__module__.split(".")[0]]
+    return library.empty_like(x)
+
+
+@contextlib.contextmanager
+def on_stream(x: object) -> Iterator[None]:
+    """Make the current stream of the library that made `x` torch's current stream."""
+    cupy = sys.modules.get("cupy")
+    if cupy is None or not type(x).__module__.startswith("cupy"):
+        yield
+        return
+    stream = cupy.cuda.get_current_stream()
+    device = torch.device("cuda", int(x.device.id))  # type: ignore[attr-defined]
+    with torch.cuda.stream(_external(int(stream.ptr), device)):
+        yield
+
+
+def _external(stream: int, device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.ExternalStream(stream, device=device)  # type: ignore[no-untyped-call]
+
+
+def wait_for(stream: int, earlier: int, device_index: int) -> None:
+    """Order what comes next on `stream` behind what is on `earlier` (raw handles)."""
+    device = torch.device("cuda", device_index)
+    _external(stream, device).wait_stream(_external(earlier, device))
+
+
+def current_stream(device_index: int) -> int:
+    """The raw handle of torch's current stream: `_cuda_getCurrentRawStream` where there is one."""
+    raw = getattr(torch._C, "_cuda_getCurrentRawStream", None)
+    if raw is not None:
+        return int(raw(device_index))
+    return int(torch.cuda.current_stream(device_index).cuda_stream)
+
+
+def overlap_in_part(x: torch.Tensor, out: torch.Tensor) -> bool:
+    """Whether the bytes of two tensors intersect without being the same tensor."""
+    if x.numel() == 0 or out.numel() == 0:
+        return False
+    a, b = _extent(x), _extent(out)
+    same = x.data_ptr() == out.data_ptr() and x.stride() == out.stride()
+    return not same and a[0] < b[1] and b[0] < a[1]
+
+
+def _extent(x: torch.Tensor) -> tuple[int, int]:
+    last = sum((size - 1) * stride for size, stride in zip(x.shape, x.stride(), strict=True))
+    return x.data_ptr(), x.data_ptr() + (last + 1) * x.element_size()

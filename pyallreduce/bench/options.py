@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a sweep measures: sizes, dtypes, modes, and how often; the same on every rank."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+__all__ = ["DTYPE_NAMES", "Mode", "Options", "parse_size"]
+
+Mode = Literal["graph", "eager"]
+
+# nccl-tests' names, and torch's.
+DTYPE_NAMES = {
+    "float": "float32",
+    "half": "float16",
+    "bfloat16": "bfloat16",
+    "float32": "float32",
+    "float16": "float16",
+}
+_KIB, _MIB = 1 << 10, 1 << 20
+_UNITS = {"": 1, "K": _KIB, "M": _MIB, "G": 1 << 30}
+
+
+@dataclass(frozen=True)
+class Options:
+    """One sweep.
+
+    Args:
+        min_bytes, max_bytes, factor: message sizes, each `factor` times the one before.
+        dtypes: names of torch dtypes.
+        modes: "graph" (CUDA graphs) and "eager", in the order of measuring.
+        backends: names of `backends.NAMES`; empty for all that serve here.
+        calls: all-reduces in one sample; None for a number that depends on the size.
+        warmup: samples that are not counted.
+        samples: samples that are: replays of a graph, or rounds of eager calls.
+        check: verify each cell before it is timed.
+    """
+
+    min_bytes: int
+    max_bytes: int
+    factor: int
+    dtypes: tuple[str, ...]
+    modes: tuple[Mode, ...]
+    backends: tuple[str, ...]
+    calls: int | None
+    warmup: int
+    samples: int
+    check: bool
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Options:
+        lists = {name: tuple(data[name]) for name in ("dtypes", "modes", "backends")}
+        return cls(**{**data, **lists})
+
+    def sizes(self, itemsize: int) -> Iterator[int]:
+        """Message sizes in bytes, whole elements each."""
+        size = self.min_bytes
+        while size <= self.max_bytes:
+            yield size // itemsize * itemsize
+            size *= self.factor
+
+    def calls_of(self, nbytes: int, mode: Mode) -> int:
+        """All-reduces in one sample of this size."""
+        if self.calls is not None:
+            return self.calls
+        if mode == "graph":
+            return 200 if nbytes <= _MIB else 50
+        if nbytes <= 64 * _KIB:
+            return 20
+        return 5 if nbytes <= _MIB else 1
+
+
+def parse_size(text: str) -> int:
+    """Bytes from "8", "1K", "32M" or "1G", as nccl-tests takes them.
+
+    Raises:
+        ValueError: anything else.
+    """
+    match = re.fullmatch(r"(\d{1,12})([KMG]?)(?:i?B)?", text.strip(), re.IGNORECASE)
+    if match is None:
+        message = f"{text!r}: expected bytes such as 8, 1K, 32M or 1G"
+        raise ValueError(message)
+    return int(match[1]) * _UNITS[match[2].upper()]

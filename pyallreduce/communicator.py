@@ -1,0 +1,341 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""Communicator: the all-reduce of one torch.distributed group.
+
+Which groups serve: any of which this process is a member. The start-up exchange runs on the CPU:
+over the group itself if it carries CPU tensors (gloo, or "cpu:gloo,cuda:nccl"), else over a gloo
+group of the same ranks made for it. What the native path does not take goes to the group's own
+NCCL (on the CPU: gloo); a gloo group with CUDA tensors gets an NCCL group of the same ranks, or
+pass `fallback_group`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import torch
+import torch.distributed as dist
+
+from pyallreduce import arrays, ops
+from pyallreduce.agree import resolve
+from pyallreduce.config import Config
+from pyallreduce.errors import CommunicatorClosed, InvalidCall
+from pyallreduce.exchange import Exchange
+from pyallreduce.fallback import OPERATIONS, Fallback
+from pyallreduce.policy import AlgorithmName, Limits, plan_for, table_lines
+from pyallreduce.reasons import Code, Reason
+
+if TYPE_CHECKING:
+    from pyallreduce.facts import Target
+
+__all__ = ["Communicator", "Decision", "Stats"]
+
+logger = logging.getLogger(__name__)
+
+_ALIGNMENT = 16  # bytes
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Who runs the all-reduce, why, and the dispatch table in force (one line an entry)."""
+
+    backend: str
+    reason: Reason
+    target: Target
+    requested: str
+    table: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stats:
+    """Native calls and their bytes, calls that went to NCCL or gloo by reason code, and aborts."""
+
+    calls: int
+    bytes: int
+    fallbacks: dict[str, int]
+    aborts: int
+
+
+class Communicator:
+    """All-reduce among the ranks of `group`; every rank must construct it, at the same point.
+
+    One communicator serves one stream at a time: a call on another stream is ordered behind the
+    last one. A graph is captured and replayed like any other kernel; two graphs, or a graph and an
+    eager call, that run at once on one communicator end in an `AllReduceAborted` that says so.
+
+    Args:
+        group: a torch process group; None is the default group.
+        device: the device of the tensors; None is the current CUDA device, or the CPU without one.
+        config: None reads the PYALLREDUCE_* variables.
+        fallback_group: carries what the native path does not take; None as above.
+
+    Raises:
+        NotAMember: this process is not in the group.
+        ConfigError: a setting is unknown or out of range.
+        BackendUnavailable: native was demanded and cannot be had; `SlabMemoryError` for want of
+        memory. ExchangeTimeout: some rank did not come; the group is then of no more use.
+    """
+
+    def __init__(
+        self,
+        group: dist.ProcessGroup | None = None,
+        device: torch.device | str | int | None = None,
+        *,
+        config: Config | None = None,
+        fallback_group: dist.ProcessGroup | None = None,
+    ) -> None:
+        self.config = Config.from_env() if config is None else config
+        self.device = _device(device)
+        exchange = Exchange(group, self.config.exchange_timeout_ms)
+        self.rank, self.world_size = exchange.rank, exchange.world
+        self.closed = False
+        agreement = resolve(exchange, self.device, self.config)
+        self._native = agreement.native
+        shared = len({f.gpu_uuid for f in agreement.facts}) < exchange.world
+        self._fallback = Fallback(exchange, self.device, fallback_group, nccl=not shared)
+        self._limits = (
+            Limits(max(2, min(self.world_size, 8)), agreement.decision.target, 128)
+            if self._native is None
+            else self._native.limits
+        )
+        found = agreement.decision
+        table = table_lines(self._limits) if self._native else (f"{self._fallback.name} always",)
+        self.decision = Decision(found.backend, found.reason, found.target, found.requested, table)
+        self._calls = self._bytes = 0
+        self._fallbacks: Counter[str] = Counter()
+        self._id = ops.register(self)
+        self._announce()
+
+    def all_reduce(
+        self,
+        x: Any,
+        out: Any = None,
+        op: str = "sum",
+        *,
+        algorithm: AlgorithmName | None = None,
+        tag: int = 0,
+    ) -> Any:
+        """Reduce `x` over the ranks.
+
+        Sums of float32, float16 and bfloat16 of any length run natively: accumulated in fp32 from
+        rank 0 to rank N-1 and rounded once, the same bits on every rank, whatever the algorithm.
+        Everything else goes to NCCL (gloo on the CPU). On a GPU the call is asynchronous on the
+        current stream.
+
+        Args:
+            x: a tensor on this communicator's device, of any shape and strides, or a CUDA array of
+                another library (CuPy: on its current stream).
+            out: where the result goes: None for a new array, `x` itself for in place, or another
+            array
+                of the same shape, dtype and device that does not overlap `x`.
+            op: "sum", "avg", "max", "min" or "product".
+            algorithm: forces "one_shot" or "two_shot"; the call is then native or an error.
+            tag: 0 to 2^31-1; ranks whose tags differ get `CallMismatch`.
+
+        Returns:
+            `out`, or the new array.
+
+        Raises:
+            InvalidCall: arguments that no backend takes. The peers of a native call are told, and
+            get
+                `CallRefused`; all ranks can go on with their next call.
+            AllReduceAborted, CallMismatch, CallRefused: an earlier call failed (on the CPU: this
+            one). CommunicatorClosed: after `close()`.
+        """
+        if torch.compiler.is_compiling():
+            return self._traced(x, out, op)
+        if self.closed:
+            message = f"rank {self.rank}: this communicator is closed; make a new one"
+            raise CommunicatorClosed(message)
+        if arrays.is_foreign(x):
+            return self._foreign(x, out, op, algorithm, tag)
+        self._validate(x, out, op, algorithm, tag)
+        code = self._why_not_native(x, op)
+        if code is not None and algorithm not in (None, "auto"):
+            accepted = "a native call sums float32, float16 or bfloat16"
+            self._reject(code, f"algorithm={algorithm!r} with op={op!r}, {x.dtype}: {accepted}")
+        result = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+        if code is not None or self._native is None:
+            self._fallbacks[(code or self.decision.reason.code).value] += 1
+            self._fallback.all_reduce(x, result, op)
+            return result
+        self._run(x, result, algorithm or "auto", tag)
+        return result
+
+    def accepts(self, x: Any, op: str = "sum") -> bool:
+        """Whether `all_reduce(x, op=op)` would run natively."""
+        if self.closed or self._native is None or op != "sum":
+            return False
+        if arrays.is_foreign(x):
+            try:
+                x = arrays.view(x)
+            except InvalidCall:
+                return False
+        return (
+            isinstance(x, torch.Tensor)
+            and x.device == self.device
+            and x.layout is torch.strided
+            and x.dtype in arrays.DTYPE_CODES
+            and not x.requires_grad
+        )
+
+    def plan(self, nbytes: int) -> str:
+        """The algorithm that default dispatch picks for a message of `nbytes` bytes."""
+        return plan_for(nbytes, self._limits, self.config.algorithm).name
+
+    def capacity(self, algorithm: AlgorithmName) -> int:
+        """The largest message, in bytes, that one launch carries; 0 without the native path."""
+        return 0 if self._native is None else self._native.capacity(algorithm)
+
+    def check(self) -> None:
+        """Raise what went wrong in earlier calls. Synchronise the stream first to see them all."""
+        if self._native is not None and not self.closed:
+            self._native.check()
+
+    def recover(self) -> None:
+        """Start anew after an abort; every rank must call it, with all its kernels ended.
+
+        Raises:
+            ExchangeTimeout, BackendUnavailable: some rank did not come, or could not.
+        """
+        if self._native is not None and not self.closed:
+            self._native.renew()
+
+    def stats(self) -> Stats:
+        """Counts since construction; a graph's replays count as the one captured call."""
+        aborts = 0 if self._native is None else self._native.aborts
+        return Stats(self._calls, self._bytes, dict(self._fallbacks), aborts)
+
+    def memory(self) -> list[tuple[str, int]]:
+        """The slab's regions and their bytes; empty without the native path."""
+        if self._native is None:
+            return []
+        return [(name, size) for name, _, size, _ in self._native.layout.regions()]
+
+    def close(self) -> None:
+        """Let go of the slabs; safe to call twice. Waits for this device's kernels first."""
+        if self.closed:
+            return
+        self.closed = True
+        ops.unregister(self._id)
+        if self._native is not None:
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)
+            self._native.close()
+
+    def __enter__(self) -> Communicator:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _announce(self) -> None:
+        if self.rank != 0:
+            return
+        if self._native is not None:
+            logger.info("native all-reduce, %s; %s", self.decision.reason, self.decision.table[0])
+        else:
+            logger.warning(
+                "%s carries every all-reduce. %s", self._fallback.name, self.decision.reason
+            )
+
+    def _traced(self, x: torch.Tensor, out: torch.Tensor | None, op: str) -> torch.Tensor:
+        result: torch.Tensor = torch.ops.pyallreduce.all_reduce(x, self._id, op)
+        return result if out is None else out.copy_(result)
+
+    def _foreign(self, x: Any, out: Any, op: str, algorithm: AlgorithmName | None, tag: int) -> Any:
+        with arrays.on_stream(x):
+            result = arrays.empty_like(x) if out is None else out
+            self.all_reduce(arrays.view(x), arrays.view(result), op, algorithm=algorithm, tag=tag)
+        return result
+
+    def _run(self, x: torch.Tensor, out: torch.Tensor, algorithm: AlgorithmName, tag: int) -> None:
+        """Launch, over local copies where `x` or `out` is strided or unaligned."""
+        native = self._native
+        if native is None:
+            return
+        nbytes = x.numel() * x.element_size()
+        source = x if _direct(x) else x.clone(memory_format=torch.contiguous_format)
+        target = out if _direct(out) else torch.empty_like(source)
+        native.all_reduce(source, target, native.plan(nbytes, algorithm), tag)
+        if target is not out:
+            out.copy_(target)
+        self._calls += 1
+        self._bytes += nbytes
+
+    def _why_not_native(self, x: torch.Tensor, op: str) -> Code | None:
+        if self._native is None:
+            return self.decision.reason.code
+        if op != "sum":
+            return Code.OP
+        return None if x.dtype in arrays.DTYPE_CODES else Code.DTYPE
+
+    def _validate(self, x: Any, out: Any, op: str, algorithm: str | None, tag: int) -> None:
+        if not isinstance(x, torch.Tensor):
+            accepted = "a torch tensor or an array with __cuda_array_interface__"
+            self._reject(Code.DTYPE, f"{type(x).__name__}: expected {accepted}")
+        if x.layout is not torch.strided:
+            self._reject(
+                Code.DTYPE, f"a tensor of layout {x.layout}: expected a dense (strided) one"
+            )
+        if x.device != self.device:
+            self._reject(
+                Code.DEVICE, f"a tensor on {x.device}: this communicator is on {self.device}"
+            )
+        if x.requires_grad and torch.is_grad_enabled():
+            self._reject(
+                Code.AUTOGRAD, "a tensor that requires grad: pass x.detach(), or use no_grad"
+            )
+        if op not in OPERATIONS:
+            self._reject(Code.OP, f"op={op!r}: expected one of {', '.join(OPERATIONS)}")
+        if algorithm not in (None, "auto", "one_shot", "two_shot"):
+            self._reject(Code.OP, f"algorithm={algorithm!r}: expected auto, one_shot or two_shot")
+        if not 0 <= tag < 1 << 31:
+            self._reject(Code.OP, f"tag={tag}: expected 0 to 2^31 - 1")
+        if out is not None and out is not x:
+            self._validate_out(x, out)
+
+    def _validate_out(self, x: torch.Tensor, out: Any) -> None:
+        if not isinstance(out, torch.Tensor):
+            self._reject(Code.DTYPE, f"out is a {type(out).__name__}: expected a torch tensor")
+        given = (tuple(out.shape), out.dtype, out.device, out.layout)
+        wanted = (tuple(x.shape), x.dtype, x.device, x.layout)
+        if given != wanted:
+            self._reject(Code.DTYPE, f"out is {given}: expected {wanted}, as x")
+        if arrays.overlap_in_part(x, out):
+            self._reject(
+                Code.DTYPE, "out overlaps x in part: pass x itself, or memory apart from it"
+            )
+
+    def _reject(self, code: Code, message: str) -> NoReturn:
+        """Refuse the call here and at the peers, who may already wait for it."""
+        capturing = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        if self._native is not None and not capturing:
+            self._native.refuse(code)
+        raise InvalidCall(f"rank {self.rank}: {message}")
+
+
+def _direct(x: torch.Tensor) -> bool:
+    return x.is_contiguous() and x.data_ptr() % _ALIGNMENT == 0
+
+
+def _device(device: torch.device | str | int | None) -> torch.device:
+    """A device with its index, so that every later comparison is exact."""
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    if chosen.type not in ("cuda", "cpu"):
+        message = f"device {chosen}: expected a CUDA device or the CPU"
+        raise InvalidCall(message)
+    if str(chosen) == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return chosen if chosen.type == "cuda" else torch.device("cpu")

@@ -1,0 +1,123 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a record that a kernel left behind to an error that a person understands."""
+
+from __future__ import annotations
+
+import enum
+from typing import TYPE_CHECKING
+
+from pyallreduce import _native
+from pyallreduce.errors import AllReduceAborted, CallMismatch, CallRefused, PyallreduceError
+from pyallreduce.policy import ALGORITHM_NAMES
+from pyallreduce.reasons import Code, Reason
+
+if TYPE_CHECKING:
+    from pyallreduce._C import Record
+
+__all__ = ["Stop", "error_from", "signature_text", "stop_of"]
+
+_DTYPES = {0: "float32", 1: "float16", 2: "bfloat16"}
+_REFUSED = 1 << 7
+_CODES = list(Code)
+
+
+class Stop(enum.IntEnum):
+    """Why a generation ended: csrc/protocol/slab.h, enum Stop."""
+
+    NONE = 0
+    DEADLINE = 1
+    PEER = 2
+    HOST = 3
+    MISMATCH = 4
+    REFUSED = 5
+    OVERLAP = 6
+
+
+_PHASES = {0: "start", 1: "signature", 2: "shards", 3: "results"}
+
+
+def stop_of(state: int) -> Stop:
+    """The reason in a state word."""
+    return Stop(state & 0xFF)
+
+
+def signature_text(words: tuple[int, int, int, int]) -> str:
+    """A signature as people read it."""
+    epoch, vectors, shape, tag = words
+    if shape & _REFUSED:
+        return f"refused ({_refusal(tag)})"
+    dtype, algorithm, tail, grid, chunk = _native.load().decode_shape(shape)
+    nbytes = vectors * 16 - (16 - tail if tail else 0)
+    return (
+        f"call {epoch}: {nbytes} bytes of {_DTYPES.get(dtype, dtype)}, sum, "
+        f"{ALGORITHM_NAMES.get(algorithm, algorithm)}, {grid} blocks, chunk {chunk}, tag {tag}"
+    )
+
+
+def error_from(rank: int, records: list[Record]) -> PyallreduceError:
+    """The error for `rank`, from every rank's record: the rank that stopped first knows most."""
+    own = records[rank]
+    stop = stop_of(own.state)
+    if stop is Stop.PEER:
+        for peer, record in enumerate(records):
+            if stop_of(record.state) not in (Stop.NONE, Stop.PEER):
+                return _error(peer, record, f"rank {rank} was stopped by rank {peer}: ")
+    return _error(rank, own, "")
+
+
+def _error(rank: int, record: Record, prefix: str) -> PyallreduceError:
+    stop = stop_of(record.state)
+    if stop is Stop.REFUSED:
+        why = _refusal(record.theirs[3])
+        message = f"{prefix}rank {record.peer} refused call {record.epoch}: {why}"
+        return CallRefused(message, rank=record.peer, call=record.epoch, why=why)
+    ours = signature_text(record.ours)
+    phase = _PHASES.get(record.phase, str(record.phase))
+    algorithm = ALGORITHM_NAMES.get(record.algorithm, str(record.algorithm))
+    nbytes = record.ours[1] * 16
+    if stop is Stop.MISMATCH:
+        theirs = signature_text(record.theirs)
+        both = f"Rank {rank}: {ours}. Rank {record.peer}: {theirs}."
+        message = f"{prefix}the ranks made different calls. {both}"
+        return CallMismatch(
+            message,
+            ours=ours,
+            theirs=theirs,
+            rank=rank,
+            peer=record.peer,
+            call=record.epoch,
+            algorithm=algorithm,
+            nbytes=nbytes,
+            phase=phase,
+        )
+    return AllReduceAborted(
+        prefix + _abort_text(stop, rank, record, ours, phase),
+        rank=rank,
+        peer=record.peer,
+        call=record.epoch,
+        algorithm=algorithm,
+        nbytes=nbytes,
+        phase=phase,
+    )
+
+
+def _abort_text(stop: Stop, rank: int, record: Record, ours: str, phase: str) -> str:
+    seconds = record.waited_ns / 1e9
+    if stop is Stop.DEADLINE:
+        return (
+            f"rank {rank} waited {seconds:.1f} s for rank {record.peer} ({phase}, block "
+            f"{record.block}) and gave up. {ours}."
+        )
+    if stop is Stop.OVERLAP:
+        return (
+            f"rank {rank} ran two calls of one communicator at once: order its streams by events, "
+            f"or use one communicator a stream. {ours}."
+        )
+    who = "the host" if stop is Stop.HOST else "a peer"
+    return f"rank {rank} was told to stop by {who} while it waited for rank {record.peer}. {ours}."
+
+
+def _refusal(tag: int) -> str:
+    code = _CODES[tag] if tag < len(_CODES) else None
+    return str(Reason(code).cause) if code is not None else f"code {tag}"

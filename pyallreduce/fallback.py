@@ -1,0 +1,62 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""The path that always exists: torch.distributed's all-reduce, by NCCL or gloo."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+
+from pyallreduce.errors import InvalidCall
+from pyallreduce.exchange import Exchange, backends_of
+
+__all__ = ["OPERATIONS", "Fallback"]
+
+OPERATIONS = {
+    "sum": dist.ReduceOp.SUM,
+    "avg": dist.ReduceOp.AVG,
+    "max": dist.ReduceOp.MAX,
+    "min": dist.ReduceOp.MIN,
+    "product": dist.ReduceOp.PRODUCT,
+}
+
+
+class Fallback:
+    """All-reduce through torch.distributed.
+
+    CUDA tensors go to the NCCL of the group given, or to `fallback_group`; for a group without
+    NCCL one is made of the same ranks. Where NCCL can't serve (several ranks on one GPU) gloo
+    carries them through host memory. CPU tensors go to gloo.
+    """
+
+    def __init__(
+        self, exchange: Exchange, device: torch.device, group: dist.ProcessGroup | None, nccl: bool
+    ) -> None:
+        self._world = exchange.world
+        self._group = exchange.group if group is None else group
+        backend = backends_of(self._group).get(device.type)
+        if group is None and device.type == "cuda" and nccl and backend != "nccl":
+            self._group = exchange.companion("nccl")
+        self.name = backends_of(self._group).get(device.type, "none")
+
+    def all_reduce(self, x: torch.Tensor, out: torch.Tensor, op: str) -> None:
+        """Reduce `x` over the ranks into `out`; they may be the same tensor.
+
+        Raises:
+            InvalidCall: `op` is unknown, or this backend has it not for this dtype.
+        """
+        if op not in OPERATIONS:
+            raise InvalidCall(f"op={op!r}: expected one of {', '.join(OPERATIONS)}")
+        if out.data_ptr() != x.data_ptr() or out.stride() != x.stride():
+            out.copy_(x)
+        average = op == "avg" and self.name != "nccl"  # gloo has no AVG
+        work = out if out.is_contiguous() else out.contiguous()
+        try:
+            dist.all_reduce(work, OPERATIONS["sum" if average else op], group=self._group)
+        except (RuntimeError, ValueError, TypeError) as error:
+            message = f"{self.name} does not {op} a {x.dtype} tensor on {x.device}: {error}"
+            raise InvalidCall(message) from error
+        if average:
+            work.div_(self._world) if work.is_floating_point() else work.floor_divide_(self._world)
+        if work is not out:
+            out.copy_(work)

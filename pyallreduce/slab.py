@@ -1,0 +1,238 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""The slabs of a group: allocate, arm, export, open, prove by reading a nonce, close in order.
+
+A slab is filled, then that is complete on the device, and only then it is exported.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from pyallreduce import _native
+from pyallreduce.errors import PyallreduceError
+from pyallreduce.facts import Target
+from pyallreduce.reasons import Code, Reason
+from pyallreduce.wire import HANDLE_BYTES, NONCE_BYTES, SlabOffer
+
+if TYPE_CHECKING:
+    from pyallreduce._C import DeviceMemory, Layout, Rank, SharedMemory
+
+__all__ = ["RECORD_BYTES", "SlabError", "Slabs"]
+
+logger = logging.getLogger(__name__)
+
+# Slabs that a peer had mapped when their communicator was closed.
+_KEPT: list[object] = []
+
+RECORD_BYTES = 4096
+_SENTINEL_BYTE = 0xFF
+_CONTROL = struct.Struct("<IIQ")  # stop, generation, deadline in ns: csrc/protocol/slab.h
+_HEADER = struct.Struct(f"<8sIIQ{NONCE_BYTES}s")
+_MAGIC = b"PYARSLAB"
+# In the record page, behind the record: this rank has unmapped its peers' slabs.
+_LEFT_OFFSET = 2048
+_LEFT = b"\1"
+_LEAVE_SECONDS = 2.0
+
+
+class SlabError(PyallreduceError):
+    """A step of sharing the slabs failed on this rank; `reason` is what the group is told."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Slabs:
+    """This rank's slab and record page, and its mappings of everybody else's.
+
+    Args:
+        target: "cuda" or "host".
+        device: CUDA device index of this process; ignored on the host target.
+        rank: this rank; `layout.world` is the group's size.
+    """
+
+    def __init__(self, target: Target, device: int, rank: int, layout: Layout) -> None:
+        self.layout = layout
+        self._native = _native.load()
+        self._target = target
+        self._device = device
+        self._rank = rank
+        self._own: SharedMemory | DeviceMemory | None = None
+        self._page: SharedMemory | None = None
+        self._peers: dict[int, SharedMemory | DeviceMemory] = {}
+        self._pages: dict[int, SharedMemory] = {}
+
+    def allocate(self, nonce: bytes, deadline_ns: int) -> None:
+        """Allocate and arm this rank's slab and page.
+
+        Raises:
+            SlabError: SLAB_MEMORY.
+        """
+        try:
+            self._page = self._native.SharedMemory(RECORD_BYTES)
+            if self._target == "cuda":
+                self._own = self._native.DeviceMemory(self._device, self.layout.bytes)
+            else:
+                self._own = self._native.SharedMemory(self.layout.bytes)
+            self.arm(1, deadline_ns)
+            self._own.write(0, self._header(self._rank, nonce))
+        except (RuntimeError, OSError) as error:
+            detail = f"{self.layout.bytes} bytes: {error}"
+            raise SlabError(Reason(Code.SLAB_MEMORY, detail)) from error
+
+    def arm(self, generation: int, deadline_ns: int) -> None:
+        """Make every mailbox empty and begin a generation. No kernel of the group may run."""
+        own, page = self._mine()
+        for name, offset, size, armed in self.layout.regions():
+            if name != "header":
+                own.fill(offset, size, _SENTINEL_BYTE if armed else 0)
+        own.write(self.layout.control, _CONTROL.pack(0, generation, deadline_ns))
+        page.fill(0, RECORD_BYTES, 0)
+
+    def set_deadline(self, deadline_ns: int) -> None:
+        """Change how long a wait may last; kernels read it in their slow path, graphs too."""
+        own, _ = self._mine()
+        own.write(self.layout.control + 8, struct.pack("<Q", deadline_ns))
+
+    def offer(self, nonce: bytes) -> SlabOffer:
+        """What peers need to open this rank's slab and page.
+
+        Raises:
+            SlabError: IPC_EXPORT.
+        """
+        own, page = self._mine()
+        pid, start_time, page_fd, page_inode, _ = page.offer()
+        handle, slab_fd, slab_inode = bytes(HANDLE_BYTES), -1, 0
+        try:
+            if self._target == "cuda":
+                handle = own.handle()  # type: ignore[union-attr]
+            else:
+                _, _, slab_fd, slab_inode, _ = own.offer()  # type: ignore[union-attr]
+        except RuntimeError as error:
+            raise SlabError(Reason(Code.IPC_EXPORT, str(error))) from error
+        return SlabOffer(
+            handle=handle,
+            slab_bytes=self.layout.bytes,
+            pid=pid,
+            start_time=start_time,
+            slab_fd=slab_fd,
+            slab_inode=slab_inode,
+            page_fd=page_fd,
+            page_inode=page_inode,
+            nonce=nonce,
+        )
+
+    def open(self, offers: Sequence[SlabOffer], nonce: bytes) -> None:
+        """Map everybody's slab and page, and read each header through the mapping.
+
+        Raises:
+            SlabError: SHARED_PAGE, IPC_OPEN or HEADER_MISMATCH, with the peer's rank.
+        """
+        for peer, offer in enumerate(offers):
+            if peer == self._rank:
+                continue
+            self._open_pages(peer, offer)
+            expected = self._header(peer, nonce)
+            try:
+                seen = self._peers[peer].read(0, len(expected))
+            except RuntimeError as error:
+                raise SlabError(Reason(Code.IPC_OPEN, f"rank {peer}: {error}")) from error
+            if seen != expected or offer.nonce != nonce:
+                raise SlabError(Reason(Code.HEADER_MISMATCH, f"the slab of rank {peer}"))
+
+    def connect(self) -> Rank:
+        """The compiled rank over all slabs; they must stay open as long as it is used."""
+        own, page = self._mine()
+        slabs = [
+            own.address if rank == self._rank else self._peers[rank].address
+            for rank in range(self.layout.world)
+        ]
+        if self._target == "cuda":
+            cuda: Rank = self._native.CudaRank(
+                self._device, self._rank, self.layout, slabs, page.address
+            )
+            return cuda
+        host: Rank = self._native.HostRank(self._rank, self.layout, slabs, page.address)
+        return host
+
+    def record_addresses(self) -> list[int]:
+        """Address of every rank's record page in this process, in rank order."""
+        _, page = self._mine()
+        return [
+            page.address if rank == self._rank else self._pages[rank].address
+            for rank in range(self.layout.world)
+        ]
+
+    def close(self) -> None:
+        """Unmap what belongs to others, then free what is ours; safe to call twice.
+
+        CUDA leaves it undefined to free memory that a peer has mapped. A peer that has not let go
+        of ours in time keeps it: it is returned when this process ends.
+        """
+        for memory in self._peers.values():
+            self._close(memory)
+        self._peers.clear()
+        if self._page is not None:
+            self._page.write(_LEFT_OFFSET, _LEFT)
+        if self._own is not None and self._others_left():
+            self._close(self._own)
+        for page in (*self._pages.values(), self._page):
+            if page is not None:
+                self._close(page)
+        self._pages.clear()
+        self._own = self._page = None
+
+    def _others_left(self) -> bool:
+        if self._target == "host":
+            return True  # each mapping of a memfd keeps the memory for itself
+        deadline = time.monotonic() + _LEAVE_SECONDS
+        while not all(page.read(_LEFT_OFFSET, 1) == _LEFT for page in self._pages.values()):
+            if time.monotonic() > deadline:
+                logger.info("rank %d: a peer still maps this slab; kept until exit", self._rank)
+                _KEPT.append(self._own)
+                return False
+            os.sched_yield()
+        return True
+
+    def _mine(self) -> tuple[SharedMemory | DeviceMemory, SharedMemory]:
+        if self._own is None or self._page is None:
+            message = "the slab of this rank is not allocated"
+            raise PyallreduceError(message)
+        return self._own, self._page
+
+    def _header(self, rank: int, nonce: bytes) -> bytes:
+        return _HEADER.pack(_MAGIC, rank, self.layout.world, self.layout.bytes, nonce)
+
+    def _open_pages(self, peer: int, offer: SlabOffer) -> None:
+        shared = self._native.SharedMemory
+        who = (offer.pid, offer.start_time)
+        try:
+            self._pages[peer] = shared.open(*who, offer.page_fd, offer.page_inode, RECORD_BYTES)
+            if self._target == "host":
+                self._peers[peer] = shared.open(
+                    *who, offer.slab_fd, offer.slab_inode, offer.slab_bytes
+                )
+        except OSError as error:
+            raise SlabError(Reason(Code.SHARED_PAGE, f"rank {peer}: {error}")) from error
+        if self._target == "cuda":
+            try:
+                self._peers[peer] = self._native.DeviceMemory.open(
+                    self._device, offer.slab_bytes, offer.handle
+                )
+            except RuntimeError as error:
+                raise SlabError(Reason(Code.IPC_OPEN, f"rank {peer}: {error}")) from error
+
+    @staticmethod
+    def _close(memory: SharedMemory | DeviceMemory) -> None:
+        try:
+            memory.close()
+        except RuntimeError as error:
+            # A lost device: the driver takes the memory back with the context.
+            logger.warning("closing a slab: %s", error)

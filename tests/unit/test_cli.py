@@ -1,0 +1,192 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command line on any machine: `info`, refusals, and the words of `check`'s verdict."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from pyallreduce import _native, info
+from pyallreduce.check.report import join, table
+from pyallreduce.cli import main
+from pyallreduce.launch import LaunchError, Placement, place
+from pyallreduce.topology import Matrix
+
+
+def run(*arguments: str, **environ: str) -> Result:
+    return CliRunner().invoke(main, arguments, env=environ)
+
+
+def test_info_as_text() -> None:
+    result = run("info")
+    assert result.exit_code == 0, result.output
+    for words in (
+        "torch",
+        "python",
+        "native module",
+        "4 ranks on the CPU: native",
+        "remedy",
+        "Slab",
+    ):
+        assert words in result.output
+
+
+def test_info_as_json() -> None:
+    result = run("info", "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.output)
+    assert set(found) == {field.name for field in dataclasses.fields(info.Info)}
+    assert found["versions"]["torch"]
+    assert found["groups"][-1]["code"] == "OK"
+    assert [budget["world"] for budget in found["budgets"]] == [2, 3, 4, 8]
+    for budget in found["budgets"]:
+        assert sum(size for _, size in budget["regions"]) <= budget["total"] <= 64 << 20
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [("missing", "MODULE_MISSING"), ("broken", "MODULE_BROKEN")]
+)
+def test_info_without_the_module(monkeypatch: pytest.MonkeyPatch, status: Any, code: str) -> None:
+    def fail() -> None:
+        raise ImportError("libnothing.so.1: cannot open shared object file")
+
+    monkeypatch.setattr(_native, "state", lambda: _native.NativeState(status, "libnothing.so.1"))
+    monkeypatch.setattr(_native, "load", fail)
+    text = run("info")
+    assert text.exit_code == 0, text.output
+    assert code in text.output
+    assert "libnothing.so.1" in text.output
+    found = json.loads(run("info", "--json").output)
+    assert found["groups"][-1]["code"] == code
+    assert found["budgets"] == []
+
+
+def test_info_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise RuntimeError("the driver is broken")
+
+    monkeypatch.setattr(info, "gpu_count", fail)
+    monkeypatch.setattr(info, "probe", fail)
+    monkeypatch.setattr(info, "_driver", fail)
+    monkeypatch.setattr(info, "matrix", lambda: Matrix(error="NVML: driver not loaded"))
+    result = run("info")
+    assert result.exit_code == 0, result.output
+    assert "Not answered: GPUs: the driver is broken" in result.output
+    assert "NVML: driver not loaded" in result.output
+
+
+def test_info_shows_the_gpus_and_both_decisions(monkeypatch: pytest.MonkeyPatch) -> None:
+    shown = Matrix(("GPU-a", "GPU-b"), ("H100", "H100"), (("X", "NV18"), ("NV18", "X")))
+    monkeypatch.setattr(info, "gpu_count", lambda: 2)
+    monkeypatch.setattr(info, "matrix", lambda: shown)
+    result = run("info")
+    assert result.exit_code == 0, result.output
+    assert "GPU1  NV18  X" in result.output
+    # There is no driver for these two: `decide` says so, on facts that were really probed.
+    assert "2 ranks, one a GPU: " in result.output
+    assert "4 ranks on the CPU: native" in result.output
+
+
+def test_info_tells_a_setting_that_is_refused() -> None:
+    result = run("info", PYALLREDUCE_BACKEND="ncll")
+    assert result.exit_code == 0, result.output
+    assert "Settings refused: PYALLREDUCE_BACKEND='ncll'" in result.output
+
+
+def test_info_follows_the_settings() -> None:
+    result = run("info", PYALLREDUCE_BACKEND="nccl")
+    assert "4 ranks on the CPU: gloo" in result.output
+    assert "FORCED_NCCL" in result.output
+
+
+@pytest.mark.parametrize("command", ["check", "bench"])
+def test_an_unknown_setting_is_refused_without_a_traceback(command: str) -> None:
+    result = run(command, PYALLREDUCE_BAKEND="nccl")
+    assert result.exit_code == 1
+    assert "did you mean PYALLREDUCE_BACKEND?" in result.output
+    assert "Traceback" not in result.output
+
+
+def test_bench_refuses_what_it_does_not_know() -> None:
+    assert run("bench", "-b", "1T").exit_code == 2
+    assert run("bench", "-d", "int8").exit_code == 2
+    graphs = run("bench", "--device", "cpu", "-G", "10")
+    assert graphs.exit_code == 2
+    assert "CUDA graphs need GPUs" in graphs.output
+
+
+def test_version() -> None:
+    assert run("--version").exit_code == 0
+
+
+@pytest.mark.parametrize(
+    ("ranks", "device", "gpus", "share", "expected"),
+    [
+        (None, "auto", 0, False, Placement(4, 0)),
+        (None, "auto", 1, False, Placement(4, 0)),
+        (None, "auto", 4, False, Placement(4, 4)),
+        (None, "auto", 16, False, Placement(8, 16)),
+        (None, "auto", 1, True, Placement(2, 1)),
+        (3, "auto", 1, True, Placement(3, 1)),
+        (2, "auto", 4, False, Placement(2, 4)),
+        (2, "cpu", 4, False, Placement(2, 0)),
+    ],
+)
+def test_place(ranks: int | None, device: Any, gpus: int, share: bool, expected: Placement) -> None:
+    assert place(ranks, device, gpus=gpus, share_gpu=share) == expected
+
+
+@pytest.mark.parametrize(
+    ("ranks", "device", "gpus", "words"),
+    [(1, "auto", 0, "2 to 8"), (4, "auto", 2, "--ranks 2"), (None, "cuda", 1, "shows 1")],
+)
+def test_place_refuses(ranks: int | None, device: Any, gpus: int, words: str) -> None:
+    with pytest.raises(LaunchError, match=words):
+        place(ranks, device, gpus=gpus, share_gpu=False)
+
+
+def test_the_group_of_ranks_that_share_a_gpu_has_no_nccl() -> None:
+    assert Placement(2, 1).backend == "gloo"
+    assert Placement(2, 2).backend == "cpu:gloo,cuda:nccl"
+
+
+def answer(checksums: list[int], wrong: list[int], faults: list[str]) -> dict[str, Any]:
+    row = {"algorithm": "one_shot", "dtype": "float32", "mode": "eager"}
+    rows = [{**row, "checksums": checksums, "wrong": wrong, "faults": faults}]
+    decision = {"backend": "native", "target": "host", "code": "OK", "reason": "OK.", "table": []}
+    return {"decision": decision, "rows": rows}
+
+
+def test_verdict_of_equal_and_right_answers() -> None:
+    verdict = join([answer([1, 2, 3], [], [])] * 2, "2 ranks on the CPU")
+    assert verdict.passed
+    assert str(verdict) == "PASS: 3 cases, 0 wrong, 2 ranks on the CPU; native: OK."
+    assert table(verdict.lines, verbose=False)[1].split() == [
+        "one_shot",
+        "float32",
+        "eager",
+        "3",
+        "0",
+    ]
+
+
+def test_verdict_fails_for_one_wrong_result_on_one_rank() -> None:
+    verdict = join([answer([1, 2], [], []), answer([1, 2], [1], ["case b: no"])], "here")
+    assert (verdict.passed, verdict.wrong) == (False, 1)
+    assert str(verdict).startswith("FAIL: 2 cases, 1 wrong")
+    assert "rank 1: case b: no" in table(verdict.lines, verbose=False)[2]
+
+
+def test_verdict_fails_where_ranks_differ_though_each_seems_right() -> None:
+    verdict = join([answer([1, 2], [], []), answer([1, 9], [], [])], "here")
+    assert (verdict.passed, verdict.wrong) == (False, 1)
+    assert "different bits in 1 case" in table(verdict.lines, verbose=True)[2]
+
+
+def test_verdict_of_nothing_is_no_pass() -> None:
+    assert not join([answer([], [], [])] * 2, "here").passed
