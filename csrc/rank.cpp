@@ -72,7 +72,7 @@ uint32_t Rank::all_reduce(uint64_t in, uint64_t out, uint64_t elements, DataType
         Shape{dtype, plan.algorithm, static_cast<uint32_t>(bytes % kVector), plan.blocks, chunk});
     launch(call, dtype, plan, stream);
   }
-  return 0;
+  return state();
 }
 
 void Rank::refuse(uint32_t code, uint64_t stream) {

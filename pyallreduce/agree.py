@@ -92,7 +92,7 @@ def _set_up(
     index = device.index or 0
     layout, reason = _attempt(lambda: _native.load().Layout(exchange.world, config.slab_bytes))
     if layout is None:  # the same arguments, so the same answer, on all ranks
-        return None, reason
+        return None, replace(reason, code=Code.SLAB_SIZE)
     slabs = Slabs(target, index, exchange.rank, layout)
     native: NativePath | None = None
 

@@ -156,8 +156,8 @@ class Communicator:
         self._validate(x, out, op, algorithm, tag)
         code = self._why_not_native(x, op)
         if code is not None and algorithm not in (None, "auto"):
-            accepted = "a native call sums float32, float16 or bfloat16"
-            self._reject(code, f"algorithm={algorithm!r} with op={op!r}, {x.dtype}: {accepted}")
+            why = Reason(code).cause if self._native else self.decision.reason
+            self._reject(code, f"algorithm={algorithm!r}, op={op!r}, {x.dtype}: {why}")
         result = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
         if code is not None or self._native is None:
             self._fallbacks[(code or self.decision.reason.code).value] += 1

@@ -62,6 +62,7 @@ class Code(str, enum.Enum):
     KERNEL_MISMATCH = "KERNEL_MISMATCH"
     FOREIGN_PROCESS = "FOREIGN_PROCESS"
     PEER_DIED = "PEER_DIED"
+    SLAB_SIZE = "SLAB_SIZE"
 
 
 @dataclass(frozen=True)
@@ -179,6 +180,10 @@ _TABLE: dict[Code, tuple[str, str]] = {
     Code.SLAB_MEMORY: (
         "The memory to share could not be allocated.",
         "Leave room for PYALLREDUCE_SLAB_BYTES, for example with a lower --gpu-memory-utilization.",
+    ),
+    Code.SLAB_SIZE: (
+        "PYALLREDUCE_SLAB_BYTES leaves no room for a mailbox of every rank.",
+        "Raise PYALLREDUCE_SLAB_BYTES, or unset it for the default of 64M.",
     ),
     Code.IPC_EXPORT: (
         "CUDA refused to export the slab to other processes.",

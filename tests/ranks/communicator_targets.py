@@ -1,0 +1,220 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the ranks of test_communicator.py run: each target returns data that the test judges."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from pyallreduce import Communicator, Config
+from pyallreduce.errors import PyallreduceError
+from pyallreduce.reference import rank_order_sum
+from pyallreduce.worker import Context
+
+SMALL = {"slab_bytes": 4 << 20, "timeout_ms": 20_000, "exchange_timeout_ms": 30_000}
+
+
+def communicator(context: Context, **config: Any) -> Communicator:
+    device = "cpu" if context.gpu is None else f"cuda:{context.gpu}"
+    return Communicator(device=device, config=Config(**{**SMALL, **config}))
+
+
+def outcome(call: Callable[[], object]) -> list[str]:
+    """The name and text of the error that a call ends in, or ["none", ""]."""
+    try:
+        call()
+    except PyallreduceError as error:
+        return [type(error).__name__, str(error)]
+    return ["none", ""]
+
+
+def works(comm: Communicator, elements: int = 1000) -> bool:
+    """Whether a good call gives the right sum."""
+    x = torch.full((elements,), float(comm.rank + 1), device=comm.device)
+    total = comm.world_size * (comm.world_size + 1) / 2
+    result = comm.all_reduce(x)
+    if comm.device.type == "cuda":
+        torch.cuda.synchronize(comm.device)
+    comm.check()
+    return bool((result == total).all())
+
+
+def bad_calls(comm: Communicator) -> dict[str, Callable[[], object]]:
+    good = torch.ones(64)
+    base = torch.ones(128)
+    return {
+        "sparse": lambda: comm.all_reduce(torch.eye(4).to_sparse()),
+        "grad": lambda: comm.all_reduce(torch.ones(4, requires_grad=True)),
+        "device": lambda: comm.all_reduce(torch.ones(4, device="meta")),
+        "list": lambda: comm.all_reduce([1.0, 2.0]),
+        "integer natively": lambda: comm.all_reduce(good.int(), algorithm="one_shot"),
+        "op": lambda: comm.all_reduce(good, op="median"),
+        "out shape": lambda: comm.all_reduce(good, out=torch.ones(65)),
+        "out dtype": lambda: comm.all_reduce(good, out=torch.ones(64, dtype=torch.float16)),
+        "overlap": lambda: comm.all_reduce(base[:100], out=base[28:]),
+        "tag": lambda: comm.all_reduce(good, tag=-1),
+    }
+
+
+def refuse_on_one(context: Context, options: dict[str, Any]) -> dict[str, Any]:
+    with communicator(context) as comm:
+        seen = {}
+        for name, bad in bad_calls(comm).items():
+            call = (
+                bad if context.rank == options["who"] else lambda: comm.all_reduce(torch.ones(64))
+            )
+            seen[name] = [*outcome(call), works(comm)]
+        return seen
+
+
+def refuse_on_all(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
+    with communicator(context) as comm:
+        return {name: [*outcome(bad), works(comm)] for name, bad in bad_calls(comm).items()}
+
+
+def mismatch(context: Context, options: dict[str, Any]) -> list[Any]:
+    """Rank 1 makes another call than the rest; afterwards all recover."""
+    with communicator(context) as comm:
+        before = works(comm)
+        different = context.rank == 1
+        elements = options.get("elements", 1000) if different else 1000
+        dtype = torch.float16 if different and options.get("dtype") else torch.float32
+        algorithm = "two_shot" if different and options.get("algorithm") else "one_shot"
+        tag = 7 if different and options.get("tag") else 0
+        x = torch.ones(elements, dtype=dtype, device=comm.device)
+        out = torch.zeros_like(x)
+        kind, text = outcome(lambda: comm.all_reduce(x, out=out, algorithm=algorithm, tag=tag))
+        poisoned = not bool((out > 0).any())
+        again, _ = outcome(lambda: comm.all_reduce(x))
+        comm.recover()
+        return [before, kind, text, poisoned, again, works(comm), comm.stats().aborts]
+
+
+def absent(context: Context, options: dict[str, Any]) -> list[Any]:
+    """Rank 1 skips a call: the others give up at the deadline, and name it."""
+    with communicator(context, timeout_ms=options["timeout_ms"]) as comm:
+        kind, text, peer = "none", "", -1
+        if context.rank != 1:
+            try:
+                comm.all_reduce(torch.ones(1000), algorithm=options["algorithm"])
+            except PyallreduceError as error:
+                kind, text, peer = type(error).__name__, str(error), getattr(error, "peer", -1)
+        comm.recover()
+        return [kind, text, peer, works(comm)]
+
+
+def fallbacks(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
+    with communicator(context) as comm:
+        x = torch.tensor([context.rank + 1, 4, -3])
+        results = {
+            op: comm.all_reduce(x, op=op).tolist() for op in ("sum", "max", "min", "product")
+        }
+        results["avg"] = comm.all_reduce(x.float(), op="avg").tolist()
+        results["double"] = comm.all_reduce(x.double()).tolist()
+        results["accepts"] = [
+            comm.accepts(x.float()),
+            comm.accepts(x),
+            comm.accepts(x.float(), "max"),
+        ]
+        stats = comm.stats()
+        results["stats"] = [stats.calls, stats.fallbacks]
+        comm.all_reduce(x.float())
+        results["native calls"] = [comm.stats().calls, comm.stats().bytes]
+        return results
+
+
+def compiled(context: Context, _options: dict[str, Any]) -> list[Any]:
+    with communicator(context) as comm:
+
+        @torch.compile(fullgraph=True, backend="aot_eager")
+        def step(x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = comm.all_reduce(x * 2)
+            return y + 1
+
+        x = torch.arange(100, dtype=torch.float32) * (context.rank + 1)
+        total = torch.arange(100, dtype=torch.float32) * 2 * sum(range(1, context.world + 1)) + 1
+        return [bool(torch.equal(step(x), total)), comm.stats().calls]
+
+
+def subgroups(context: Context, _options: dict[str, Any]) -> list[Any]:
+    """Two groups of two ranks, and two communicators used in turn."""
+    pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    mine = context.rank // 2
+    config = Config(**SMALL)
+    foreign = outcome(lambda: Communicator(pairs[1 - mine], "cpu", config=config))
+    with (
+        Communicator(pairs[mine], "cpu", config=config) as pair,
+        communicator(context) as everybody,
+    ):
+        results = []
+        for _ in range(20):
+            results.append(float(pair.all_reduce(torch.tensor([context.rank + 1.0]))))
+            results.append(float(everybody.all_reduce(torch.tensor([context.rank + 1.0]))))
+        return [foreign[0], sorted(set(results))]
+
+
+def chunks(context: Context, _options: dict[str, Any]) -> list[Any]:
+    """Messages of several chunks through a small slab, bit for bit, by both algorithms."""
+    with communicator(context, slab_bytes=2 << 20) as comm:
+        right = []
+        for dtype in (torch.float32, torch.bfloat16):
+            for algorithm in ("one_shot", "two_shot"):
+                elements = 3 * comm.capacity(algorithm) // dtype.itemsize + 13
+                inputs = [_random(r, elements, dtype) for r in range(context.world)]
+                x = inputs[context.rank].clone()
+                comm.all_reduce(x, out=x, algorithm=algorithm)
+                right.append(bool(torch.equal(x, rank_order_sum(inputs))))
+        return right
+
+
+def halves(context: Context, _options: dict[str, Any]) -> list[int]:
+    """All 65536 patterns of both half types, summed with shifted copies of themselves."""
+    wrong = []
+    with communicator(context) as comm:
+        for dtype in (torch.float16, torch.bfloat16):
+            everything = torch.arange(-(1 << 15), 1 << 15, dtype=torch.int16).view(dtype)
+            count = 0
+            for shift in (0, 1, 77, 1024, 4999, 32768):
+                inputs = [everything.roll(shift * r) for r in range(context.world)]
+                result = comm.all_reduce(inputs[context.rank])
+                expected = rank_order_sum(inputs)
+                same = result.view(torch.int16) == expected.view(torch.int16)
+                count += int((~(same | (result.isnan() & expected.isnan()))).sum())
+            wrong.append(count)
+    return wrong
+
+
+def decisions(context: Context, options: dict[str, Any]) -> list[str]:
+    """How construction ends when one rank differs."""
+    config: dict[str, Any] = {}
+    if options["case"] == "diverged":
+        config["slab_bytes"] = (4 << 20) + context.rank * 4096
+    if options["case"] == "memory" and context.rank == 1:
+        limit = 64 << 10
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+    if options.get("native"):
+        config["backend"] = "native"
+    try:
+        with communicator(context, **config) as comm:
+            return [comm.decision.backend, str(comm.decision.reason), str(works(comm))]
+    except PyallreduceError as error:
+        return [type(error).__name__, str(error), ""]
+
+
+def life(context: Context, _options: dict[str, Any]) -> list[Any]:
+    comm = communicator(context)
+    memory = sum(size for _, size in comm.memory())
+    working = works(comm)
+    comm.close()
+    comm.close()
+    return [working, outcome(lambda: comm.all_reduce(torch.ones(1))), memory]
+
+
+def _random(rank: int, elements: int, dtype: torch.dtype) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(rank)
+    return torch.randn(elements, generator=generator).to(dtype)

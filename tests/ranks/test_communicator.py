@@ -1,0 +1,127 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""The Communicator among processes over shared memory: refusals, mismatches, fallbacks, chunks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyallreduce.launch import Placement, launch
+
+pytestmark = pytest.mark.ranks
+
+
+@pytest.fixture(autouse=True)
+def targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def run(target: str, ranks: int, **options: Any) -> list[Any]:
+    place = Placement(ranks, 0)
+    return launch(f"communicator_targets:{target}", options, place, deadline_s=90)
+
+
+@pytest.mark.parametrize("who", [0, 2])
+def test_a_refusal_reaches_every_rank_and_all_go_on(who: int) -> None:
+    for rank, seen in enumerate(run("refuse_on_one", 3, who=who)):
+        for name, (kind, text, fine) in seen.items():
+            assert kind == ("InvalidCall" if rank == who else "CallRefused"), (name, text)
+            assert fine, f"{name}: the next call of rank {rank} is wrong"
+            if rank != who:
+                assert f"rank {who} refused" in text, name
+
+
+def test_a_call_that_all_refuse_harms_nobody() -> None:
+    for seen in run("refuse_on_all", 2):
+        assert {kind for kind, _, _ in seen.values()} == {"InvalidCall"}
+        assert all(fine for _, _, fine in seen.values())
+        assert "expected" in seen["op"][1]
+        assert "requires grad" in seen["grad"][1]
+
+
+@pytest.mark.parametrize(
+    "difference", [{"elements": 1001}, {"dtype": True}, {"algorithm": True}, {"tag": True}]
+)
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_ranks_that_disagree_hear_both_calls(ranks: int, difference: dict[str, Any]) -> None:
+    results = run("mismatch", ranks, **difference)
+    for before, kind, text, poisoned, again, after, aborts in results:
+        assert before
+        assert kind == "CallMismatch", text
+        assert "Rank 0: call" in text or "Rank 1: call" in text, text
+        assert poisoned, "data of two calls were mixed"
+        assert again == "CallMismatch", "a stopped communicator took another call"
+        assert after, "recover() did not bring the native path back"
+        assert aborts == 2
+
+
+@pytest.mark.parametrize("algorithm", ["one_shot", "two_shot"])
+def test_a_rank_that_stays_away_is_named_at_the_deadline(algorithm: str) -> None:
+    for rank, (kind, text, peer, after) in enumerate(
+        run("absent", 3, timeout_ms=300, algorithm=algorithm)
+    ):
+        assert after
+        if rank != 1:
+            assert (kind, peer) == ("AllReduceAborted", 1), text
+            assert "for rank 1" in text
+
+
+def test_what_is_not_native_goes_to_the_fallback_with_the_right_result() -> None:
+    for results in run("fallbacks", 2):
+        assert results["sum"] == [3, 8, -6]
+        assert results["max"] == [2, 4, -3]
+        assert results["min"] == [1, 4, -3]
+        assert results["product"] == [2, 16, 9]
+        assert results["avg"] == [1.5, 4.0, -3.0]
+        assert results["double"] == [3.0, 8.0, -6.0]
+        assert results["accepts"] == [True, False, False]
+        assert results["stats"] == [0, {"DTYPE": 2, "OP": 4}]
+        assert results["native calls"] == [1, 12]
+
+
+def test_torch_compile_traces_the_whole_call() -> None:
+    assert run("compiled", 2) == [[True, 1]] * 2
+
+
+def test_subgroups_and_two_communicators_in_turn() -> None:
+    first, second = ["NotAMember", [3.0, 10.0]], ["NotAMember", [7.0, 10.0]]
+    assert run("subgroups", 4) == [first, first, second, second]
+
+
+@pytest.mark.parametrize("ranks", [2, 5])
+def test_messages_larger_than_the_slab(ranks: int) -> None:
+    assert run("chunks", ranks) == [[True] * 4] * ranks
+
+
+def test_every_half_value_is_summed_as_torch_does() -> None:
+    assert run("halves", 3) == [[0, 0]] * 3
+
+
+@pytest.mark.parametrize(
+    ("case", "code"), [("diverged", "CONFIG_DIVERGED"), ("memory", "SLAB_MEMORY: ")]
+)
+def test_a_veto_of_one_rank_is_everybodys(case: str, code: str) -> None:
+    results = run("decisions", 2, case=case)
+    assert results[0] == results[1]
+    backend, reason, right = results[0]
+    assert (backend, right) == ("nccl", "True")
+    assert reason.startswith(code)
+
+
+@pytest.mark.parametrize(
+    ("case", "error"), [("diverged", "BackendUnavailable"), ("memory", "SlabMemoryError")]
+)
+def test_forcing_the_impossible_names_the_reason_on_all_ranks(case: str, error: str) -> None:
+    results = run("decisions", 2, case=case, native=True)
+    assert results[0] == results[1]
+    assert results[0][0] == error
+
+
+def test_closing_twice_and_calling_a_closed_communicator() -> None:
+    for working, (kind, _), memory in run("life", 2):
+        assert working
+        assert kind == "CommunicatorClosed"
+        assert 0 < memory <= 4 << 20
