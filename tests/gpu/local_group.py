@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""Several ranks on one GPU in one process: each has its own slab and stream, no IPC.
+
+The kernels of all ranks must be resident together, so the grids are kept small. This is how the
+device code is tested where there is only one GPU; what needs NVLink is tested with two and more.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+
+import torch
+
+from pyallreduce import _C
+from pyallreduce.arrays import DTYPE_CODES
+from pyallreduce.policy import Limits, Plan, plan_for
+
+DEVICE = torch.device("cuda", 0)
+
+
+class LocalGroup:
+    """`world` ranks on device 0; `blocks` is the largest grid."""
+
+    def __init__(
+        self, world: int, slab_bytes: int = 8 << 20, blocks: int = 16, deadline_s: float = 20.0
+    ) -> None:
+        self.world = world
+        self.limits = Limits(world, "cuda", blocks)
+        self.layout = _C.Layout(world, slab_bytes)
+        self.deadline_ns = int(deadline_s * 1e9)
+        self.slabs = [_C.DeviceMemory(0, self.layout.bytes) for _ in range(world)]
+        self.pages = [_C.SharedMemory(4096) for _ in range(world)]
+        self.arm(1)
+        addresses = [slab.address for slab in self.slabs]
+        self.ranks = [
+            _C.CudaRank(0, rank, self.layout, addresses, self.pages[rank].address)
+            for rank in range(world)
+        ]
+        self.streams = [torch.cuda.Stream(DEVICE) for _ in range(world)]
+        torch.cuda.synchronize()
+
+    def arm(self, generation: int) -> None:
+        for slab, page in zip(self.slabs, self.pages, strict=True):
+            for name, offset, size, armed in self.layout.regions():
+                if name != "header":
+                    slab.fill(offset, size, 0xFF if armed else 0)
+            slab.write(self.layout.control, struct.pack("<IIQ", 0, generation, self.deadline_ns))
+            page.fill(0, 4096, 0)
+
+    def plan(self, x: torch.Tensor, algorithm: str) -> Plan:
+        return plan_for(x.numel() * x.element_size(), self.limits, algorithm)  # type: ignore[arg-type]
+
+    def launch(
+        self, rank: int, x: torch.Tensor, out: torch.Tensor, plan: Plan, tag: int = 0
+    ) -> int:
+        """One rank's call, on torch's current stream."""
+        return self.ranks[rank].all_reduce(
+            x.data_ptr(),
+            out.data_ptr(),
+            x.numel(),
+            DTYPE_CODES[x.dtype],
+            plan.algorithm,
+            plan.blocks,
+            plan.lanes,
+            tag,
+            torch.cuda.current_stream().cuda_stream,
+        )
+
+    def all_reduce(
+        self, inputs: Sequence[torch.Tensor], outs: Sequence[torch.Tensor], algorithm: str
+    ) -> None:
+        """Every rank's call, on its stream; complete when this returns."""
+        torch.cuda.synchronize()
+        for rank, stream in enumerate(self.streams):
+            with torch.cuda.stream(stream):
+                x = inputs[rank]
+                assert self.launch(rank, x, outs[rank], self.plan(x, algorithm)) == 0
+        torch.cuda.synchronize()
+        assert [rank.state() for rank in self.ranks] == [0] * self.world
+
+    def close(self) -> None:
+        torch.cuda.synchronize()
+        self.ranks.clear()
+        for memory in (*self.slabs, *self.pages):
+            memory.close()
+
+
+def random_inputs(world: int, elements: int, dtype: torch.dtype, seed: int) -> list[torch.Tensor]:
+    generator = torch.Generator(DEVICE).manual_seed(seed)
+    return [
+        torch.randn(elements, generator=generator, device=DEVICE).to(dtype) for _ in range(world)
+    ]

@@ -1,0 +1,179 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""The kernels on one GPU: every algorithm, dtype and world size, bit for bit; stops, graphs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from pyallreduce.failure import Stop, stop_of
+from pyallreduce.reference import rank_order_sum
+
+sys.path.insert(0, str(Path(__file__).parent))
+from local_group import DEVICE, LocalGroup, random_inputs
+
+pytestmark = pytest.mark.gpu
+
+ALGORITHMS = ["one_shot", "two_shot"]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+SIZES = [0, 1, 2, 7, 8, 9, 511, 4099, 65_536, 100_003, 700_001]
+Make = Callable[..., LocalGroup]
+
+
+@pytest.fixture
+def make() -> Iterator[Make]:
+    made: list[LocalGroup] = []
+
+    def build(world: int, **options: float) -> LocalGroup:
+        made.append(LocalGroup(world, **options))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield build
+    for group in made:
+        group.close()
+
+
+@pytest.mark.parametrize("world", range(2, 9))
+def test_every_size_is_the_rank_order_sum(make: Make, world: int) -> None:
+    group = make(world)
+    for dtype in DTYPES:
+        for turn, elements in enumerate(SIZES):
+            inputs = random_inputs(world, elements, dtype, turn)
+            expected = rank_order_sum(inputs)
+            for algorithm in ALGORITHMS:
+                outs = [torch.full_like(x, 7) for x in inputs]
+                group.all_reduce(inputs, outs, algorithm)
+                assert all(torch.equal(o, expected) for o in outs), (dtype, elements, algorithm)
+                copies = [x.clone() for x in inputs]
+                group.all_reduce(copies, copies, algorithm)
+                assert all(torch.equal(c, expected) for c in copies), ("in place", dtype, elements)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_messages_of_many_chunks(make: Make, algorithm: str) -> None:
+    group = make(3, slab_bytes=2 << 20)
+    inputs = random_inputs(3, 3_000_017, torch.bfloat16, 1)
+    outs = [torch.empty_like(x) for x in inputs]
+    group.all_reduce(inputs, outs, algorithm)
+    assert all(torch.equal(o, rank_order_sum(inputs)) for o in outs)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_special_values_and_the_sentinel(make: Make, dtype: torch.dtype, algorithm: str) -> None:
+    words = torch.tensor([-1, 0x7FFF7FFF, -0x80000000, 0, 0x00010001, 0x7F800000, -0x00800000])
+    base = words.to(torch.int32).repeat(300).to(DEVICE)
+    inputs = [base.roll(r * 3).view(dtype) for r in range(4)]
+    outs = [torch.empty_like(x) for x in inputs]
+    make(4).all_reduce(inputs, outs, algorithm)
+    expected = rank_order_sum(inputs)
+    bits = {4: torch.int32, 2: torch.int16}[dtype.itemsize]
+    for out in outs:
+        same = out.view(bits) == expected.view(bits)
+        assert bool((same | (out.isnan() & expected.isnan())).all())
+        assert torch.equal(out.view(bits), outs[0].view(bits))
+
+
+def capture(
+    group: LocalGroup, calls: list[tuple[list[torch.Tensor], str]]
+) -> list[torch.cuda.CUDAGraph]:
+    """A graph a rank, of in-place calls on the tensors given."""
+    graphs = []
+    for rank, stream in enumerate(group.streams):
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, stream=stream):
+            for tensors, algorithm in calls:
+                x = tensors[rank]
+                group.launch(rank, x, x, group.plan(x, algorithm))
+        graphs.append(graph)
+    return graphs
+
+
+def test_ten_thousand_replays_of_interleaved_graphs(make: Make) -> None:
+    world = 2
+    group = make(world)
+    small = [torch.zeros(500, device=DEVICE) for _ in range(world)]
+    large = [torch.zeros(70_001, dtype=torch.bfloat16, device=DEVICE) for _ in range(world)]
+    eager = [torch.zeros(3001, device=DEVICE) for _ in range(world)]
+    first = capture(group, [(small, "one_shot"), (large, "two_shot")])
+    second = capture(group, [(large, "one_shot"), (small, "two_shot"), (small, "one_shot")])
+    wrong = torch.zeros((), dtype=torch.int64, device=DEVICE)
+    torch.cuda.synchronize()
+    for turn in range(10_000):
+        value = float(turn % 61 + 1)
+        for rank, stream in enumerate(group.streams):
+            with torch.cuda.stream(stream):
+                small[rank].fill_(value + rank)
+                large[rank].fill_(value % 16)
+                graphs = second if turn % 3 == 0 else first
+                graphs[rank].replay()
+                if turn % 5 == 0:
+                    eager[rank].fill_(value)
+                    group.launch(
+                        rank, eager[rank], eager[rank], group.plan(eager[rank], "one_shot")
+                    )
+                sums = (2 * value + 1) * (2 if turn % 3 == 0 else 1)
+                wrong += (small[rank] != sums).sum()
+                wrong += (large[rank] != 2 * (value % 16)).sum()
+                if turn % 5 == 0:
+                    wrong += (eager[rank] != 2 * value).sum()
+                stream.synchronize() if turn % 500 == 499 and rank == world - 1 else None
+        if turn % 64 == 63:
+            torch.cuda.synchronize()
+    torch.cuda.synchronize()
+    assert [rank.state() for rank in group.ranks] == [0, 0]
+    assert int(wrong) == 0
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_an_absent_peer_ends_at_the_deadline_and_the_context_lives(
+    make: Make, algorithm: str
+) -> None:
+    group = make(2, deadline_s=0.2)
+    x = torch.ones(4099, device=DEVICE)
+    out = torch.zeros_like(x)
+    assert group.launch(0, x, out, group.plan(x, algorithm)) == 0
+    torch.cuda.synchronize()
+    assert stop_of(group.ranks[0].state()) is Stop.DEADLINE
+    assert group.ranks[0].report().peer == 1
+    assert bool(out.isnan().all())
+    # Later calls drain at once, here and at the peer; the context is sound.
+    assert group.launch(0, x, out, group.plan(x, algorithm)) != 0
+    assert group.launch(1, x, out, group.plan(x, algorithm)) in (0, group.ranks[1].state())
+    torch.cuda.synchronize()
+    assert stop_of(group.ranks[1].state()) is Stop.PEER
+    a = torch.eye(64, device=DEVICE)
+    assert torch.equal(a @ a, a)
+    group.arm(2)
+    outs = [torch.zeros_like(x) for _ in range(2)]
+    group.all_reduce([x, x], outs, algorithm)
+    assert all(bool((o == 2).all()) for o in outs)
+
+
+def test_calls_that_differ_are_found_before_any_output(make: Make) -> None:
+    group = make(2)
+    x, y = torch.ones(1000, device=DEVICE), torch.ones(1001, device=DEVICE)
+    outs = [torch.zeros_like(x), torch.zeros_like(y)]
+    for rank, tensor in enumerate((x, y)):
+        with torch.cuda.stream(group.streams[rank]):
+            group.launch(rank, tensor, outs[rank], group.plan(tensor, "one_shot"))
+    torch.cuda.synchronize()
+    stops = {stop_of(rank.state()) for rank in group.ranks}
+    assert Stop.MISMATCH in stops
+    assert stops <= {Stop.MISMATCH, Stop.PEER}
+    assert not any(bool((o > 0).any()) for o in outs)
+
+
+def test_two_calls_of_one_rank_at_once_are_refused(make: Make) -> None:
+    group = make(2, deadline_s=2.0)
+    x = torch.ones(1000, device=DEVICE)
+    for stream in (torch.cuda.Stream(DEVICE), torch.cuda.Stream(DEVICE)):
+        with torch.cuda.stream(stream):
+            group.launch(0, x, torch.empty_like(x), group.plan(x, "one_shot"))
+    torch.cuda.synchronize()
+    assert stop_of(group.ranks[0].state()) is Stop.OVERLAP
