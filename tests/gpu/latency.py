@@ -49,7 +49,7 @@ def measure(world: int, nbytes: int, algorithm: str, blocks: int) -> float:
 
 def main() -> None:
     rows = []
-    for world, blocks in ((2, 64), (4, 32)):
+    for world, blocks in ((2, 32), (4, 16)):
         for nbytes in (1024, 8192, 65_536, 262_144, 1 << 20, 4 << 20):
             row = {"world": world, "bytes": nbytes, "blocks": blocks}
             for algorithm in ("one_shot", "two_shot"):

@@ -27,7 +27,9 @@ class LocalGroup:
         self, world: int, slab_bytes: int = 8 << 20, blocks: int = 16, deadline_s: float = 20.0
     ) -> None:
         self.world = world
-        self.limits = Limits(world, "cuda", blocks)
+        # Every rank's grid, and the next one that waits behind it, on an SM of its own.
+        resident = torch.cuda.get_device_properties(DEVICE).multi_processor_count // (2 * world)
+        self.limits = Limits(world, "cuda", min(blocks, resident))
         self.layout = _C.Layout(world, slab_bytes)
         self.deadline_ns = int(deadline_s * 1e9)
         self.slabs = [_C.DeviceMemory(0, self.layout.bytes) for _ in range(world)]
