@@ -30,9 +30,9 @@ class Rank {
   Rank(const Rank&) = delete;
   Rank& operator=(const Rank&) = delete;
 
-  // Launches one all-reduce; `in` and `out` are aligned to 16 bytes and equal or disjoint. Returns 0,
-  // or the state word of the failure that ended this generation: an earlier call's (then nothing was
-  // launched), or on the host target this one's.
+  // Launches one all-reduce; `in` and `out` are aligned to 16 bytes and equal or disjoint. Returns
+  // 0, or the state word of the failure that ended this generation: an earlier call's (then nothing
+  // was launched), or on the host target this one's.
   uint32_t all_reduce(uint64_t in, uint64_t out, uint64_t elements, DataType dtype,
                       const Plan& plan, uint32_t tag, uint64_t stream);
   // Tells the peers that this rank does not join the call that they are in, or will come to.

@@ -3,7 +3,8 @@
 //
 // The adapter to each target's half and bfloat16: storage types and their conversion to and from
 // fp32, rounding to nearest even. On the GPU these are CUDA's; the host has its own, because it is
-// built where CUDA's headers are not. tests/ranks/test_communicator.py compares the host's with torch's.
+// built where CUDA's headers are not. tests/ranks/test_communicator.py compares the host's with
+// torch's.
 #pragma once
 
 #include "protocol/target.h"

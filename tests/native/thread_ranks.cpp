@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The pyallreduce authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Ranks as threads of one process, for the sanitizers: both algorithms, all world sizes, mixed sizes,
-// chunks, each result compared with the rank-order sum. Exits 0 if all are right.
+// Ranks as threads of one process, for the sanitizers: both algorithms, all world sizes, mixed
+// sizes, chunks, each result compared with the rank-order sum. Exits 0 if all are right.
 #include <cstdio>
 #include <cstring>
 #include <memory>
