@@ -11,6 +11,7 @@
 
 #include "host/host_rank.h"
 #include "host/shared_memory.h"
+#include "host/watchdog.h"
 #include "layout.h"
 #include "rank.h"
 
@@ -111,9 +112,22 @@ void bind_rank(py::module_& m) {
       .def_readonly("waited_ns", &Record::waited_ns)
       .def_property_readonly("ours", [](const Record& r) { return words(r.ours); })
       .def_property_readonly("theirs", [](const Record& r) { return words(r.theirs); })
+      .def_readonly("launched", &Record::launched)
       .def_static(
           "at", [](uint64_t address) { return *reinterpret_cast<const Record*>(address); },
           py::arg("address"));
+  m.def(
+      "arm_record",
+      [](uint64_t address, uint32_t generation, uint32_t deadline_ms, uint32_t notice_ms) {
+        arm(*reinterpret_cast<Record*>(address), generation, deadline_ms, notice_ms);
+      },
+      py::arg("address"), py::arg("generation"), py::arg("deadline_ms"), py::arg("notice_ms"));
+  m.def(
+      "set_deadline",
+      [](uint64_t address, uint32_t deadline_ms) {
+        set_deadline(*reinterpret_cast<Record*>(address), deadline_ms);
+      },
+      py::arg("address"), py::arg("deadline_ms"));
   m.def(
       "decode_shape",
       [](uint32_t shape) {
@@ -136,12 +150,35 @@ void bind_rank(py::module_& m) {
           py::arg("algorithm"), py::arg("blocks"), py::arg("lanes"), py::arg("tag"),
           py::arg("stream"), Unlocked())
       .def("refuse", &Rank::refuse, py::arg("code"), py::arg("stream"), Unlocked())
+      .def("ping_pong", &Rank::ping_pong, py::arg("rounds"), py::arg("seed"), py::arg("stream"),
+           Unlocked())
+      .def(
+          "edge",
+          [](const Rank& rank, uint32_t peer) {
+            const Edge e = rank.edge(peer);
+            return py::make_tuple(e.state, e.rounds, e.nanoseconds, e.read_back != 0);
+          },
+          py::arg("peer"))
       .def("state", &Rank::state)
       .def("report", &Rank::report)
       .def("raise_host_stop", &Rank::raise_host_stop, py::arg("word"));
   py::class_<host::HostRank, Rank>(m, "HostRank")
       .def(py::init<uint32_t, const Layout&, const std::vector<uint64_t>&, uint64_t>(),
            py::arg("rank"), py::arg("layout"), py::arg("slabs"), py::arg("record"));
+}
+
+void bind_watchdog(py::module_& m) {
+  using host::Watchdog;
+  py::class_<Watchdog>(m, "Watchdog")
+      .def(py::init<uint32_t, uint64_t>(), py::arg("rank"), py::arg("page"), Unlocked())
+      .def(
+          "watch",
+          [](Watchdog& watchdog, uint32_t rank, int64_t pid, uint64_t page) {
+            watchdog.watch(host::Peer{rank, pid, page});
+          },
+          py::arg("rank"), py::arg("pid"), py::arg("page"), Unlocked())
+      .def("ended", [](const Watchdog& w) { return w.ended(); })
+      .def("close", &Watchdog::close, Unlocked());
 }
 
 #if PYALLREDUCE_WITH_CUDA
@@ -225,5 +262,6 @@ PYBIND11_MODULE(_C, m) {
   bind_layout(m);
   bind_shared_memory(m);
   bind_rank(m);
+  bind_watchdog(m);
   bind_cuda(m);
 }

@@ -30,7 +30,8 @@ Layout make_layout(uint32_t world, uint64_t slab_bytes) {
   layout.blocks = layout.control + 128;
   const uint64_t blocks_end = layout.blocks + kMaxBlocks * sizeof(BlockState);
   layout.signatures = round_up(blocks_end, kPage);
-  layout.one_shot = layout.signatures + uint64_t{kMaxBlocks} * kSlots * kMaxRanks * kVector;
+  layout.probes = layout.signatures + uint64_t{kMaxBlocks} * kSlots * kMaxRanks * kVector;
+  layout.one_shot = layout.probes + uint64_t{kSlots} * kMaxRanks * kVector;
 
   const uint64_t mailboxes = uint64_t{kMaxBlocks} * kSlots * (world - 1);
   const uint64_t left = slab_bytes > layout.one_shot ? slab_bytes - layout.one_shot : 0;
@@ -61,7 +62,8 @@ std::vector<Region> regions(const Layout& layout) {
       {"header", 0, kHeaderBytes, false},
       {"control", layout.control, layout.blocks - layout.control, false},
       {"blocks", layout.blocks, layout.signatures - layout.blocks, false},
-      {"signatures", layout.signatures, layout.one_shot - layout.signatures, true},
+      {"signatures", layout.signatures, layout.probes - layout.signatures, true},
+      {"probes", layout.probes, layout.one_shot - layout.probes, true},
       {"one-shot mailboxes", layout.one_shot, layout.two_shot - layout.one_shot, true},
       {"two-shot mailboxes", layout.two_shot, layout.bytes - layout.two_shot, true},
   };

@@ -60,6 +60,7 @@ uint32_t Rank::all_reduce(uint64_t in, uint64_t out, uint64_t elements, DataType
   Call call = base_;
   call.tag = tag & kTagMask;
   call.vectors = static_cast<uint32_t>(divide_up(bytes, kVector)) & kTagMask;
+  __atomic_fetch_add(&record_->launched, 1, __ATOMIC_RELAXED);  // read by watchdogs
   uint64_t offset = 0;
   for (uint32_t chunk = 0; chunk == 0 || offset < bytes; ++chunk, offset += capacity) {
     const uint64_t length = bytes - offset < capacity ? bytes - offset : capacity;
@@ -82,13 +83,40 @@ void Rank::refuse(uint32_t code, uint64_t stream) {
   launch_refusal(call, stream);
 }
 
+void Rank::ping_pong(uint32_t rounds, uint32_t seed, uint64_t stream) {
+  Call call = base_;
+  call.vectors = rounds;
+  call.tag = seed;
+  launch_ping_pong(call, stream);
+}
+
+Edge Rank::edge(uint32_t peer) const {
+  if (peer >= base_.layout.world) throw std::out_of_range("no such peer");
+  return record_->edges[peer];
+}
+
 // Acquire: pairs with the release of the state word, so that the record's fields are whole.
 uint32_t Rank::state() const { return __atomic_load_n(&record_->state, __ATOMIC_ACQUIRE); }
 
 Record Rank::report() const { return *record_; }
 
 void Rank::raise_host_stop(uint32_t word) {
-  __atomic_store_n(&record_->host_stop, word, __ATOMIC_RELEASE);
+  __atomic_store_n(&record_->host.stop, word, __ATOMIC_RELEASE);
+}
+
+void arm(Record& record, uint32_t generation, uint32_t deadline_ms, uint32_t notice_ms) {
+  const uint32_t launched = record.launched;
+  const uint32_t absent = record.host.absent;
+  record = Record{};
+  record.host.absent = absent;
+  record.host.deadline_ms = deadline_ms;
+  record.host.notice_ms = notice_ms;
+  record.generation = generation;
+  record.launched = launched;
+}
+
+void set_deadline(Record& record, uint32_t deadline_ms) {
+  __atomic_store_n(&record.host.deadline_ms, deadline_ms, __ATOMIC_RELAXED);
 }
 
 }  // namespace pyallreduce

@@ -5,7 +5,6 @@
 // differ in `launch` alone.
 #pragma once
 
-#include <atomic>
 #include <cstdint>
 #include <vector>
 
@@ -38,13 +37,18 @@ class Rank {
   // Tells the peers that this rank does not join the call that they are in, or will come to.
   void refuse(uint32_t code, uint64_t stream);
 
+  // Launches the ping-pong of `rounds` with every peer at once; `edge` has what it found.
+  void ping_pong(uint32_t rounds, uint32_t seed, uint64_t stream);
+
   uint32_t state() const;
-  Record report() const;  // valid when state() is not 0
+  Record report() const;           // valid when state() is not 0
+  Edge edge(uint32_t peer) const;  // valid when the ping-pong has ended
   void raise_host_stop(uint32_t word);
 
  protected:
   virtual void launch(const Call& call, DataType dtype, const Plan& plan, uint64_t stream) = 0;
   virtual void launch_refusal(const Call& call, uint64_t stream) = 0;
+  virtual void launch_ping_pong(const Call& call, uint64_t stream) = 0;
   uint32_t world() const { return base_.layout.world; }
 
  private:
@@ -53,5 +57,10 @@ class Rank {
 };
 
 uint32_t bytes_of(DataType dtype);
+
+// Begins a generation in a record. No kernel of its rank may run.
+void arm(Record& record, uint32_t generation, uint32_t deadline_ms, uint32_t notice_ms);
+// At any time, also under waiting kernels: their next look sees it.
+void set_deadline(Record& record, uint32_t deadline_ms);
 
 }  // namespace pyallreduce

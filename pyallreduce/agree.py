@@ -35,7 +35,7 @@ __all__ = ["Agreement", "resolve"]
 
 logger = logging.getLogger(__name__)
 
-_STAGE_OPEN, _STAGE_VALIDATE, _STAGE_CLOSED = 11, 12, 13
+_STAGE_OPEN, _STAGE_EDGES, _STAGE_CALLS, _STAGE_CLOSED = 11, 12, 13, 14
 Result = TypeVar("Result")
 
 
@@ -97,7 +97,7 @@ def _set_up(
     native: NativePath | None = None
 
     def offer() -> wire.SlabOffer:
-        slabs.allocate(nonce, config.timeout_ms * 1_000_000)
+        slabs.allocate(nonce, config.proof_ms, config.notice_ms)
         return slabs.offer(nonce)
 
     def connect() -> NativePath:
@@ -111,9 +111,13 @@ def _set_up(
             native, mine = _attempt(connect)
         veto = joint_verdict(exchange, nonce, _STAGE_OPEN, mine)
         if veto.code is Code.OK and native is not None:
+            mine = validate.edges(native, exchange.rank, nonce)
+            veto = joint_verdict(exchange, nonce, _STAGE_EDGES, mine)
+        if veto.code is Code.OK and native is not None:
             mine = validate.first_calls(native, exchange.rank, device)
-            veto = joint_verdict(exchange, nonce, _STAGE_VALIDATE, mine)
-        if veto.code is Code.OK:
+            veto = joint_verdict(exchange, nonce, _STAGE_CALLS, mine)
+        if veto.code is Code.OK and native is not None:
+            native.be_patient()
             return native, veto
     slabs.close()
     joint_verdict(exchange, nonce, _STAGE_CLOSED, Reason(Code.OK))

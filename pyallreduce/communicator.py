@@ -12,18 +12,22 @@ pass `fallback_group`.
 from __future__ import annotations
 
 import logging
+import os
+import weakref
 from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 import torch.distributed as dist
 
-from pyallreduce import arrays, ops
+from pyallreduce import arrays, ops, validate
 from pyallreduce.agree import resolve
 from pyallreduce.config import Config
-from pyallreduce.errors import CommunicatorClosed, InvalidCall
+from pyallreduce.errors import BackendUnavailable, CommunicatorClosed, InvalidCall
 from pyallreduce.exchange import Exchange
 from pyallreduce.fallback import OPERATIONS, Fallback
 from pyallreduce.policy import AlgorithmName, Limits, plan_for, table_lines
@@ -37,6 +41,18 @@ __all__ = ["Communicator", "Decision", "Stats"]
 logger = logging.getLogger(__name__)
 
 _ALIGNMENT = 16  # bytes
+_STAGE_RECOVERED = 3  # of a new generation, behind those of native.py
+
+_LIVE: weakref.WeakSet[Communicator] = weakref.WeakSet()
+
+
+def _disown() -> None:
+    """A forked child has neither its parent's CUDA context nor its watchdogs."""
+    for communicator in list(_LIVE):
+        communicator.closed = True
+
+
+os.register_at_fork(after_in_child=_disown)
 
 
 @dataclass(frozen=True)
@@ -108,6 +124,7 @@ class Communicator:
         self._calls = self._bytes = 0
         self._fallbacks: Counter[str] = Counter()
         self._id = ops.register(self)
+        _LIVE.add(self)
         self._announce()
 
     def all_reduce(
@@ -192,18 +209,59 @@ class Communicator:
         return 0 if self._native is None else self._native.capacity(algorithm)
 
     def check(self) -> None:
-        """Raise what went wrong in earlier calls. Synchronise the stream first to see them all."""
+        """Raise what went wrong in earlier calls, on this rank or any other.
+
+        Synchronise the stream first to see them all. Call it at the end of each step, before a
+        value leaves: no rank may use what another one aborted.
+        """
         if self._native is not None and not self.closed:
             self._native.check()
 
     def recover(self) -> None:
-        """Start anew after an abort; every rank must call it, with all its kernels ended.
+        """Start anew after an abort; every rank must call it.
+
+        All ranks drain, prove that by a joint verdict, arm their slabs and run the live checks of
+        start-up again. Where that fails on any rank, NCCL takes over on all; `decision` says so.
 
         Raises:
-            ExchangeTimeout, BackendUnavailable: some rank did not come, or could not.
+            AllReduceAborted: a rank's process has ended; nobody can go on without it.
+            ExchangeTimeout: some rank did not come.
+            BackendUnavailable: the native path was demanded and cannot be had any more.
         """
-        if self._native is not None and not self.closed:
-            self._native.renew()
+        if self._native is None or self.closed:
+            return
+        native = self._native
+        try:
+            native.renew()
+            native.agree(_STAGE_RECOVERED, validate.first_calls(native, self.rank, self.device))
+            native.be_patient()
+        except BackendUnavailable as error:
+            if self.config.backend == "native":
+                raise
+            self._native = None
+            native.close()
+            table = (f"{self._fallback.name} always",)
+            self.decision = replace(self.decision, backend="nccl", reason=error.reason, table=table)
+            self._announce()
+
+    @contextmanager
+    def patience(self) -> Iterator[None]:
+        """Within, ranks may be far apart (compilation, warm-up): waits last ten times as long.
+
+        Without it that holds until the first call has ended, and from a graph's capture to the
+        next eager call or `check()`.
+        """
+        if self._native is None or self.closed:
+            yield
+            return
+        with self._native.patience():
+            yield
+
+    def edges(self) -> list[tuple[int, float]]:
+        """Every peer and the time of one round trip to it, in us, as measured at start-up."""
+        if self._native is None:
+            return []
+        return [(e.peer, e.nanoseconds / max(e.rounds, 1) / 1e3) for e in self._native.edges]
 
     def stats(self) -> Stats:
         """Counts since construction; a graph's replays count as the one captured call."""
@@ -221,6 +279,7 @@ class Communicator:
         if self.closed:
             return
         self.closed = True
+        _LIVE.discard(self)
         ops.unregister(self._id)
         if self._native is not None:
             if self.device.type == "cuda":

@@ -29,6 +29,7 @@ _SLAB_RANGE = (64 * _KIB, 16 * _GIB)
 # Only tests, which build a Config directly, go down to the first bound.
 _TIMEOUT_RANGE_MS = (100, 86_400_000)
 _TIMEOUT_FLOOR_ENV_MS = 1_000
+_PROOF_MS = 10_000
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Config:
         algorithm: "auto" chooses by size; the others force one wherever it is possible.
         slab_bytes: device memory that this rank shares, in bytes, 64 KiB to 16 GiB.
         timeout_ms: longest wait of one call for its peers, in ms, at least 100.
+        notice_ms: a wait that lasts this long gets a line in the log, in ms.
         exchange_timeout_ms: longest wait of each step of the start-up exchange, in ms.
         share_gpu: allows several ranks on one GPU, which take turns: slow, an aid for tests.
 
@@ -52,6 +54,7 @@ class Config:
     algorithm: Algorithm = "auto"
     slab_bytes: int = 64 * _MIB
     timeout_ms: int = 60_000
+    notice_ms: int = 5_000
     exchange_timeout_ms: int = 60_000
     share_gpu: bool = False
 
@@ -61,6 +64,7 @@ class Config:
         _require_choice("share_gpu", self.share_gpu, (False, True))
         _require_range("slab_bytes", self.slab_bytes, *_SLAB_RANGE)
         _require_range("timeout_ms", self.timeout_ms, *_TIMEOUT_RANGE_MS)
+        _require_range("notice_ms", self.notice_ms, *_TIMEOUT_RANGE_MS)
         _require_range("exchange_timeout_ms", self.exchange_timeout_ms, *_TIMEOUT_RANGE_MS)
 
     @classmethod
@@ -83,10 +87,24 @@ class Config:
                 fields[variable.field] = variable.read(text)
         return cls(**fields)
 
+    @property
+    def patient_ms(self) -> int:
+        """The longest wait while ranks may be far apart for good reasons, in ms.
+
+        That is so until the first call has ended, around graph captures, and where the caller
+        says so: ranks load, compile and capture at their own pace. Ten times the usual.
+        """
+        return min(10 * self.timeout_ms, _TIMEOUT_RANGE_MS[1])
+
+    @property
+    def proof_ms(self) -> int:
+        """The longest wait of each live check at start-up, in ms: ranks come to it together."""
+        return min(self.timeout_ms, _PROOF_MS)
+
     def digest(self) -> bytes:
         """8 bytes over the settings that all ranks must share.
 
-        The two deadlines are left out: each rank may bound its own waits.
+        The times are left out: each rank may bound its own waits.
         """
         shared = (self.backend, self.algorithm, self.slab_bytes, self.share_gpu)
         return hashlib.blake2b(repr(shared).encode(), digest_size=8).digest()
@@ -198,8 +216,16 @@ VARIABLES: tuple[Variable, ...] = (
         name="PYALLREDUCE_TIMEOUT_MS",
         values="milliseconds from 1000 to 86400000",
         default=str(Config.timeout_ms),
-        meaning="longest wait of one call for its peers",
+        meaning="longest wait of one call for its peers; ten times that at start-up and capture",
         field="timeout_ms",
+        parse=_milliseconds,
+    ),
+    Variable(
+        name="PYALLREDUCE_NOTICE_MS",
+        values="milliseconds from 1000 to 86400000",
+        default=str(Config.notice_ms),
+        meaning="a wait that lasts this long gets a line in the log",
+        field="notice_ms",
         parse=_milliseconds,
     ),
     Variable(

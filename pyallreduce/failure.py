@@ -32,6 +32,7 @@ class Stop(enum.IntEnum):
     MISMATCH = 4
     REFUSED = 5
     OVERLAP = 6
+    ABSENT = 7
 
 
 _PHASES = {0: "start", 1: "signature", 2: "shards", 3: "results"}
@@ -55,15 +56,36 @@ def signature_text(words: tuple[int, int, int, int]) -> str:
     )
 
 
-def error_from(rank: int, records: list[Record]) -> PyallreduceError:
-    """The error for `rank`, from every rank's record: the rank that stopped first knows most."""
+def error_from(rank: int, records: list[Record], death: tuple[int, str]) -> PyallreduceError:
+    """The error for `rank`, from every rank's record: the rank that stopped first knows most.
+
+    `death`: the rank that ended where that is the cause, and what is known of its end; (-1, "").
+    """
     own = records[rank]
     stop = stop_of(own.state)
-    if stop is Stop.PEER:
+    if death[1]:
+        return _bereaved(rank, own, *death)
+    if stop in (Stop.NONE, Stop.PEER):
         for peer, record in enumerate(records):
             if stop_of(record.state) not in (Stop.NONE, Stop.PEER):
                 return _error(peer, record, f"rank {rank} was stopped by rank {peer}: ")
     return _error(rank, own, "")
+
+
+def _bereaved(rank: int, own: Record, peer: int, sentence: str) -> AllReduceAborted:
+    reason = Reason(Code.PEER_DIED, sentence)
+    if not own.state:
+        return AllReduceAborted(str(reason), rank=rank, peer=peer)
+    phase = _PHASES.get(own.phase, str(own.phase))
+    return AllReduceAborted(
+        f"{reason} Rank {rank} waited in {signature_text(own.ours)} ({phase}).",
+        rank=rank,
+        peer=peer,
+        call=own.epoch,
+        algorithm=ALGORITHM_NAMES.get(own.algorithm, str(own.algorithm)),
+        nbytes=own.ours[1] * 16,
+        phase=phase,
+    )
 
 
 def _error(rank: int, record: Record, prefix: str) -> PyallreduceError:
@@ -113,6 +135,11 @@ def _abort_text(stop: Stop, rank: int, record: Record, ours: str, phase: str) ->
         return (
             f"rank {rank} ran two calls of one communicator at once: order its streams by events, "
             f"or use one communicator a stream. {ours}."
+        )
+    if stop is Stop.ABSENT:
+        return (
+            f"rank {rank} waited for rank {record.peer} ({phase}), which has closed its "
+            f"communicator. {ours}."
         )
     who = "the host" if stop is Stop.HOST else "a peer"
     return f"rank {rank} was told to stop by {who} while it waited for rank {record.peer}. {ours}."

@@ -10,8 +10,11 @@ all ranks.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -25,15 +28,33 @@ from pyallreduce.reasons import Code, Reason
 from pyallreduce.verdicts import joint_verdict
 
 if TYPE_CHECKING:
-    from pyallreduce._C import Rank
+    from pyallreduce._C import Rank, Record
     from pyallreduce.slab import Slabs
 
-__all__ = ["NativePath"]
+__all__ = ["Edge", "NativePath"]
 
 logger = logging.getLogger(__name__)
 
 _CODES = list(Code)
 _HOST_STREAM = 0
+_OF_A_REFUSAL = (Stop.REFUSED, Stop.PEER)
+_WATCHDOG_SECONDS = 0.1  # ten of its looks
+
+
+@dataclass(frozen=True)
+class Edge:
+    """What the ping-pong with `peer` found: csrc/protocol/edges.h.
+
+    `state` is 1 where all rounds came back, 2 where nothing more came, 3 where something else
+    came; `rounds` arrived here, `nanoseconds` went by; `read_back` says that this rank's last
+    write stands in the peer's memory as this rank sees it.
+    """
+
+    peer: int
+    state: int
+    rounds: int
+    nanoseconds: int
+    read_back: bool
 
 
 class NativePath:
@@ -68,6 +89,11 @@ class NativePath:
         self._generation = 1
         self._renew_due = False
         self._stream: int | None = None
+        self._patient = 0  # contexts that ask for patience
+        self._settled = True  # as long as the start-up's deadline is in force
+        self._calls = 0
+        self.edges: list[Edge] = []
+        self._first_call: Any = None  # an event behind it; torch's stubs do not type events
         self.aborts = 0
 
     def plan(self, nbytes: int, algorithm: AlgorithmName = "auto") -> Plan:
@@ -102,12 +128,59 @@ class NativePath:
         )
         if state:
             raise self._failure()
+        if not self._settled:
+            self._settle()
 
     def check(self) -> None:
-        """Raise what ended this generation, if anything has. Synchronise the stream first."""
-        state = self._rank.state()
-        if state and not self._renew_due:
+        """Raise what ended this generation on any rank, if anything has.
+
+        Synchronise the stream first. Every rank's record counts: where one has aborted a step, no
+        other may use that step's values. A refusal alone is no abort: it may be of a call that this
+        rank has yet to make, and is told there.
+        """
+        if self._renew_due:
+            return
+        aborted = {stop_of(r.state) for r in self._records()} - {Stop.NONE, *_OF_A_REFUSAL}
+        if aborted or self._rank.state() or self._slabs.ended()[1]:
             raise self._failure()
+        if not self._settled and self._calls:
+            self._steady()
+
+    @contextmanager
+    def patience(self) -> Iterator[None]:
+        """Within, ranks may be far apart: the deadline is `Config.patient_ms`."""
+        self._patient += 1
+        self.be_patient()
+        try:
+            yield
+        finally:
+            self._patient -= 1
+
+    def be_patient(self) -> None:
+        """From here until the next eager call has ended, the deadline is `Config.patient_ms`."""
+        self._settled, self._first_call = False, None
+        self._slabs.set_deadline(self._config.patient_ms)
+
+    def prove(self) -> None:
+        """From here on the deadline is that of the live checks, `Config.proof_ms`."""
+        self._settled = True
+        self._slabs.set_deadline(self._config.proof_ms)
+
+    def ping_pong(self, rounds: int, seed: int) -> list[Edge]:
+        """Prove the edges to and from all peers by `rounds` messages; every rank must call it."""
+        stream = self._current_stream()
+        self._rank.ping_pong(rounds, seed, stream)
+        if self.limits.target == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        peers = (p for p in range(self.limits.world) if p != self._exchange.rank)
+        self.edges = [Edge(peer, *self._rank.edge(peer)) for peer in peers]
+        return self.edges
+
+    def agree(self, stage: int, mine: Reason) -> None:
+        """Raise BackendUnavailable on every rank if any rank vetoes."""
+        reason = joint_verdict(self._exchange, self._nonce, stage, mine)
+        if reason.code is not Code.OK:
+            raise BackendUnavailable(reason)
 
     def refuse(self, code: Code) -> None:
         """Tell the peers that this rank does not join the call that they are in."""
@@ -123,9 +196,12 @@ class NativePath:
         Drain, prove by a joint verdict that everybody drained, arm, prove that everybody armed.
 
         Raises:
+            AllReduceAborted: a rank's process has ended; nobody can go on with it.
             ExchangeTimeout: some rank did not come.
             BackendUnavailable: some rank could not; the native path is then of no more use.
         """
+        if self._slabs.ended()[1]:
+            raise self._failure()
         self._generation += 1
         self._step(1, self._drain)
         self._step(2, self._arm)
@@ -144,12 +220,11 @@ class NativePath:
         self._slabs.close()
 
     def _failure(self) -> PyallreduceError:
-        record_at = _native.load().Record.at
-        records = [record_at(address) for address in self._slabs.record_addresses()]
-        error = error_from(self._exchange.rank, records)
+        records = self._records()
         origin = {stop_of(r.state) for r in records}
+        error = error_from(self._exchange.rank, records, self._death(origin))
         # A refusal harms nobody: all ranks start anew at their next call. An abort needs recover().
-        self._renew_due = Stop.REFUSED in origin and origin <= {Stop.NONE, Stop.PEER, Stop.REFUSED}
+        self._renew_due = Stop.REFUSED in origin and origin <= {Stop.NONE, *_OF_A_REFUSAL}
         self.aborts += 1
         return error
 
@@ -161,9 +236,40 @@ class NativePath:
                 return Reason(Code.STAGE_FAILED, str(error))
             return Reason(Code.OK)
 
-        reason = joint_verdict(self._exchange, self._nonce, stage, attempt())
-        if reason.code is not Code.OK:
-            raise BackendUnavailable(reason)
+        self.agree(stage, attempt())
+
+    def _records(self) -> list[Record]:
+        record_at = _native.load().Record.at
+        return [record_at(address) for address in self._slabs.record_addresses()]
+
+    def _death(self, origin: set[Stop]) -> tuple[int, str]:
+        """Who died, where that is what ended the generation."""
+        if not origin <= {Stop.NONE, Stop.PEER, Stop.HOST}:
+            return -1, ""
+        deadline = time.monotonic() + _WATCHDOG_SECONDS
+        # A peer's watchdog may have been faster than ours.
+        while not self._slabs.ended()[1] and time.monotonic() < deadline:
+            time.sleep(0.001)
+        return self._slabs.ended()
+
+    def _settle(self) -> None:
+        """Once an eager call has ended, the ranks are together."""
+        self._calls += 1
+        if self.limits.target == "host":
+            self._steady()
+        elif torch.cuda.is_current_stream_capturing():
+            return
+        elif self._first_call is None:
+            self._first_call = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            self._first_call.record(torch.cuda.current_stream(self._device))
+        elif self._first_call.query():
+            self._steady()
+
+    def _steady(self) -> None:
+        if self._patient:
+            return
+        self._settled, self._first_call = True, None
+        self._slabs.set_deadline(self._config.timeout_ms)
 
     def _drain(self) -> None:
         if self.limits.target == "cuda":
@@ -172,7 +278,7 @@ class NativePath:
             )  # bounded: every kernel of ours ends by its deadline
 
     def _arm(self) -> None:
-        self._slabs.arm(self._generation, self._config.timeout_ms * 1_000_000)
+        self._slabs.arm(self._generation, self._config.timeout_ms)
 
     def _current_stream(self) -> int:
         if self.limits.target == "host":
@@ -185,6 +291,8 @@ class NativePath:
     def _follow(self, stream: int) -> None:
         """Order a new stream behind the last one: one communicator runs one call at a time."""
         before, self._stream = self._stream, stream
-        if before is None or torch.cuda.is_current_stream_capturing():
+        if torch.cuda.is_current_stream_capturing():
+            self.be_patient()
             return  # what a graph follows is known at its replay: the owner word guards that
-        arrays.wait_for(stream, before, self._device)
+        if before is not None:
+            arrays.wait_for(stream, before, self._device)

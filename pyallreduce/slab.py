@@ -7,10 +7,12 @@ A slab is filled, then that is complete on the device, and only then it is expor
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import struct
 import time
+import weakref
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -21,7 +23,7 @@ from pyallreduce.reasons import Code, Reason
 from pyallreduce.wire import HANDLE_BYTES, NONCE_BYTES, SlabOffer
 
 if TYPE_CHECKING:
-    from pyallreduce._C import DeviceMemory, Layout, Rank, SharedMemory
+    from pyallreduce._C import DeviceMemory, Layout, Rank, SharedMemory, Watchdog
 
 __all__ = ["RECORD_BYTES", "SlabError", "Slabs"]
 
@@ -32,13 +34,23 @@ _KEPT: list[object] = []
 
 RECORD_BYTES = 4096
 _SENTINEL_BYTE = 0xFF
-_CONTROL = struct.Struct("<IIQ")  # stop, generation, deadline in ns: csrc/protocol/slab.h
+_CONTROL = struct.Struct("<II")  # stop, generation: csrc/protocol/slab.h
 _HEADER = struct.Struct(f"<8sIIQ{NONCE_BYTES}s")
 _MAGIC = b"PYARSLAB"
 # In the record page, behind the record: this rank has unmapped its peers' slabs.
 _LEFT_OFFSET = 2048
 _LEFT = b"\1"
 _LEAVE_SECONDS = 2.0
+
+# A rank that exits without close() leaves in good order all the same: its peers must not read its
+# exit as a death.
+_OPEN: weakref.WeakSet[Slabs] = weakref.WeakSet()
+
+
+@atexit.register
+def _leave_all() -> None:
+    for slabs in list(_OPEN):
+        slabs.leave()
 
 
 class SlabError(PyallreduceError):
@@ -68,9 +80,12 @@ class Slabs:
         self._page: SharedMemory | None = None
         self._peers: dict[int, SharedMemory | DeviceMemory] = {}
         self._pages: dict[int, SharedMemory] = {}
+        self._watchdog: Watchdog | None = None
+        self._notice_ms = 0
+        self._pid = os.getpid()
 
-    def allocate(self, nonce: bytes, deadline_ns: int) -> None:
-        """Allocate and arm this rank's slab and page.
+    def allocate(self, nonce: bytes, deadline_ms: int, notice_ms: int) -> None:
+        """Allocate and arm this rank's slab and page, and start its watchdog.
 
         Raises:
             SlabError: SLAB_MEMORY.
@@ -81,25 +96,37 @@ class Slabs:
                 self._own = self._native.DeviceMemory(self._device, self.layout.bytes)
             else:
                 self._own = self._native.SharedMemory(self.layout.bytes)
-            self.arm(1, deadline_ns)
+            self._notice_ms = notice_ms
+            self.arm(1, deadline_ms)
             self._own.write(0, self._header(self._rank, nonce))
+            self._watchdog = self._native.Watchdog(self._rank, self._page.address)
+            _OPEN.add(self)
         except (RuntimeError, OSError) as error:
             detail = f"{self.layout.bytes} bytes: {error}"
             raise SlabError(Reason(Code.SLAB_MEMORY, detail)) from error
 
-    def arm(self, generation: int, deadline_ns: int) -> None:
+    def arm(self, generation: int, deadline_ms: int) -> None:
         """Make every mailbox empty and begin a generation. No kernel of the group may run."""
         own, page = self._mine()
         for name, offset, size, armed in self.layout.regions():
             if name != "header":
                 own.fill(offset, size, _SENTINEL_BYTE if armed else 0)
-        own.write(self.layout.control, _CONTROL.pack(0, generation, deadline_ns))
-        page.fill(0, RECORD_BYTES, 0)
+        own.write(self.layout.control, _CONTROL.pack(0, generation))
+        self._native.arm_record(page.address, generation, deadline_ms, self._notice_ms)
 
-    def set_deadline(self, deadline_ns: int) -> None:
-        """Change how long a wait may last; kernels read it in their slow path, graphs too."""
-        own, _ = self._mine()
-        own.write(self.layout.control + 8, struct.pack("<Q", deadline_ns))
+    def set_deadline(self, deadline_ms: int) -> None:
+        """Change how long a wait may last: waiting kernels see it too, and captured graphs."""
+        _, page = self._mine()
+        self._native.set_deadline(page.address, deadline_ms)
+
+    def ended(self) -> tuple[int, str]:
+        """The first peer whose process ended, and what is known of it; (-1, "") while all live."""
+        return (-1, "") if self._watchdog is None else self._watchdog.ended()
+
+    def leave(self) -> None:
+        """Let go of the life lock: peers take what follows for an orderly end."""
+        if self._watchdog is not None:
+            self._watchdog.close()
 
     def offer(self, nonce: bytes) -> SlabOffer:
         """What peers need to open this rank's slab and page.
@@ -146,6 +173,8 @@ class Slabs:
                 raise SlabError(Reason(Code.IPC_OPEN, f"rank {peer}: {error}")) from error
             if seen != expected or offer.nonce != nonce:
                 raise SlabError(Reason(Code.HEADER_MISMATCH, f"the slab of rank {peer}"))
+            if self._watchdog is not None:
+                self._watchdog.watch(peer, offer.pid, self._pages[peer].address)
 
     def connect(self) -> Rank:
         """The compiled rank over all slabs; they must stay open as long as it is used."""
@@ -174,8 +203,13 @@ class Slabs:
         """Unmap what belongs to others, then free what is ours; safe to call twice.
 
         CUDA leaves it undefined to free memory that a peer has mapped. A peer that has not let go
-        of ours in time keeps it: it is returned when this process ends.
+        of ours in time keeps it: it is returned when this process ends. A forked child has nothing
+        to let go of: it must not touch its parent's.
         """
+        if os.getpid() != self._pid:
+            return
+        self.leave()
+        _OPEN.discard(self)
         for memory in self._peers.values():
             self._close(memory)
         self._peers.clear()

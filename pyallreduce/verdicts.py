@@ -11,9 +11,17 @@ from pyallreduce.reasons import Code, Reason
 
 __all__ = ["first_veto", "joint_verdict"]
 
+# What the live checks say, from the cause to what may be its consequence.
+_BY_WEIGHT = (
+    Code.P2P_CORRUPT,
+    Code.P2P_PRIVATE_MIRROR,
+    Code.P2P_WRITE_LOST,
+    Code.KERNEL_MISMATCH,
+)
+
 
 def joint_verdict(exchange: Exchange, nonce: bytes, stage: int, mine: Reason) -> Reason:
-    """Gather one verdict of each rank; the lowest rank's veto is everybody's, or OK.
+    """Gather one verdict of each rank; the gravest veto is everybody's, or OK.
 
     Raises:
         ExchangeTimeout: some rank did not take part in time.
@@ -25,12 +33,20 @@ def joint_verdict(exchange: Exchange, nonce: bytes, stage: int, mine: Reason) ->
 
 
 def first_veto(verdicts: list[Reason]) -> Reason:
-    """The veto of the lowest rank, with that rank's number, or OK."""
-    for rank, reason in enumerate(verdicts):
-        if reason.code is not Code.OK:
-            detail = f"rank {rank}: {reason.detail}" if reason.detail else f"rank {rank}"
-            return Reason(reason.code, detail)
-    return Reason(Code.OK)
+    """The veto that says most; of equal ones that of the lowest rank, with its number; or OK.
+
+    One broken edge makes both of its ends fail, and only one of them knows what is broken.
+    """
+    vetoes = [(rank, r) for rank, r in enumerate(verdicts) if r.code is not Code.OK]
+    if not vetoes:
+        return Reason(Code.OK)
+    rank, reason = min(vetoes, key=lambda veto: (_rank_of(veto[1].code), veto[0]))
+    detail = f"rank {rank}: {reason.detail}" if reason.detail else f"rank {rank}"
+    return Reason(reason.code, detail)
+
+
+def _rank_of(code: Code) -> int:
+    return _BY_WEIGHT.index(code) if code in _BY_WEIGHT else len(_BY_WEIGHT)
 
 
 def _read(exchange: Exchange, nonce: bytes, stage: int, rank: int, frame: bytes) -> Reason:

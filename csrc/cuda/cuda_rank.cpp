@@ -46,4 +46,9 @@ void CudaRank::launch_refusal(const Call& call, uint64_t stream) {
   cuda::launch_refusal(call, as_stream(stream));
 }
 
+void CudaRank::launch_ping_pong(const Call& call, uint64_t stream) {
+  const DeviceScope scope(device_);
+  cuda::launch_ping_pong(call, as_stream(stream));
+}
+
 }  // namespace pyallreduce::cuda

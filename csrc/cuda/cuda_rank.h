@@ -30,6 +30,7 @@ class CudaRank final : private RegisteredPage, public Rank {
  private:
   void launch(const Call& call, DataType dtype, const Plan& plan, uint64_t stream) override;
   void launch_refusal(const Call& call, uint64_t stream) override;
+  void launch_ping_pong(const Call& call, uint64_t stream) override;
 
   int device_;
 };

@@ -4,6 +4,7 @@
 #include "cuda/error.h"
 #include "cuda/kernels.h"
 #include "protocol/dispatch.h"
+#include "protocol/edges.h"
 #include "protocol/one_shot.h"
 #include "protocol/two_shot.h"
 
@@ -28,6 +29,11 @@ template <int kWorld>
 __global__ void refusal_kernel(const __grid_constant__ Call call) {
   Block block;
   announce_refusal<kWorld>(block, call);
+}
+
+__global__ void ping_pong_kernel(const __grid_constant__ Call call) {
+  Block block;
+  ping_pong(block, call);
 }
 
 // Programmatic dependent launch: the next call's blocks are in place before this call's have
@@ -68,8 +74,13 @@ void launch_refusal(const Call& call, cudaStream_t stream) {
   });
 }
 
+void launch_ping_pong(const Call& call, cudaStream_t stream) {
+  launch_dependent(ping_pong_kernel, call, call.layout.world - 1, 32, stream);
+}
+
 void load_kernels(uint32_t world) {
   cudaFuncAttributes facts{};
+  check(cudaFuncGetAttributes(&facts, ping_pong_kernel), "loading a kernel");
   for (const DataType dtype : {DataType::kFloat32, DataType::kFloat16, DataType::kBFloat16}) {
     with_type(dtype, [&](auto type) {
       with_world(world, [&](auto ranks) {

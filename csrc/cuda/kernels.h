@@ -11,6 +11,7 @@ namespace pyallreduce::cuda {
 // All throw CudaError.
 void launch(const Call& call, DataType dtype, const Plan& plan, cudaStream_t stream);
 void launch_refusal(const Call& call, cudaStream_t stream);
+void launch_ping_pong(const Call& call, cudaStream_t stream);
 // Loads every kernel of this world size on the current device: a lazy load in the middle of a call
 // would wait for the kernels that wait for it.
 void load_kernels(uint32_t world);

@@ -2,8 +2,12 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/host_rank.h"
 
+#include <thread>
+#include <vector>
+
 #include "host/block.h"
 #include "protocol/dispatch.h"
+#include "protocol/edges.h"
 #include "protocol/one_shot.h"
 #include "protocol/two_shot.h"
 
@@ -33,6 +37,18 @@ void HostRank::launch_refusal(const Call& call, uint64_t /*stream*/) {
       announce_refusal<ranks.value>(block, call);
     }
   });
+}
+
+// All edges at once: one that is silent must not hold up the others until their peers give up.
+void HostRank::launch_ping_pong(const Call& call, uint64_t /*stream*/) {
+  std::vector<std::thread> edges;
+  for (uint32_t index = 0; index + 1 < world(); ++index) {
+    edges.emplace_back([&call, index] {
+      Block block{index, 32};
+      pyallreduce::ping_pong(block, call);
+    });
+  }
+  for (std::thread& edge : edges) edge.join();
 }
 
 }  // namespace pyallreduce::host

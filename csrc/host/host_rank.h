@@ -15,6 +15,7 @@ class HostRank final : public Rank {
  private:
   void launch(const Call& call, DataType dtype, const Plan& plan, uint64_t stream) override;
   void launch_refusal(const Call& call, uint64_t stream) override;
+  void launch_ping_pong(const Call& call, uint64_t stream) override;
 };
 
 }  // namespace pyallreduce::host

@@ -9,9 +9,8 @@
 
 #include <cerrno>
 #include <cstring>
-#include <fstream>
-#include <iterator>
-#include <sstream>
+
+#include "host/process.h"
 
 namespace pyallreduce::host {
 namespace {
@@ -20,18 +19,12 @@ namespace {
   throw SharedMemoryError(what + ": " + std::strerror(error));
 }
 
-// Field 22 of /proc/<pid>/stat; the command in field 2 may hold spaces and brackets.
 uint64_t start_time_of(int64_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
-  const size_t bracket = text.rfind(')');
-  if (bracket == std::string::npos) {
+  const auto facts = process_facts(pid);
+  if (!facts) {
     throw SharedMemoryError("process " + std::to_string(pid) + " is gone or hidden from this one");
   }
-  std::istringstream fields(text.substr(bracket + 1));
-  std::string field;
-  for (int i = 3; i <= 22; ++i) fields >> field;
-  return std::stoull(field);
+  return facts->start_time;
 }
 
 uint64_t inode_of(int fd) {

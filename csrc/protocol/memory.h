@@ -37,6 +37,13 @@ PYALLREDUCE_FN uint32_t ld_relaxed_sys(const uint32_t* from) {
   asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
   return v;
 }
+// Acquire: what the writer of these words saw performed before it wrote them is seen by later loads
+// of this thread.
+PYALLREDUCE_FN Words ld_acquire_sys(const Words* from) {
+  const Words v = ld_relaxed_sys(from);
+  asm volatile("fence.acq_rel.sys;" ::: "memory");
+  return v;
+}
 PYALLREDUCE_FN void st_relaxed_sys(Words* to, const Words& v) {
   asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(v.w[0]),
                "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3])
@@ -90,6 +97,11 @@ inline Words ld_relaxed_sys(const Words* from) {
 }
 inline uint32_t ld_relaxed_sys(const uint32_t* from) {
   return __atomic_load_n(from, __ATOMIC_RELAXED);
+}
+inline Words ld_acquire_sys(const Words* from) {
+  Words v;
+  for (int i = 0; i < 4; ++i) v.w[i] = __atomic_load_n(&from->w[i], __ATOMIC_ACQUIRE);
+  return v;
 }
 inline void st_relaxed_sys(Words* to, const Words& v) {
   for (int i = 0; i < 4; ++i) __atomic_store_n(&to->w[i], v.w[i], __ATOMIC_RELAXED);

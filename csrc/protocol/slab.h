@@ -4,11 +4,12 @@
 // Who owns which bytes. A rank's slab is all that its peers can reach; its record is one page that
 // every rank can read. docs/design.md prints the budget.
 //
-//   control     {stop, generation, deadline, reporter}: peers write `stop`, the rest is the owner's
-//   blocks      a block's epoch and owner word: the owner's alone
-//   signatures  [block][slot][sender], one vector each, shared by all algorithms
-//   one_shot    [block][slot][sender][vector]
-//   two_shot    [block][slot][shot][sender][vector]
+// * control: {stop, generation}, {reporter, noticer}; peers write `stop`, the rest is the owner's
+// * blocks: a block's epoch and owner word; the owner's alone
+// * signatures: [block][slot][sender], one vector each, shared by all algorithms
+// * probes: [slot][sender], one vector each, for the ping-pong of start-up
+// * one_shot: [block][slot][sender][vector]
+// * two_shot: [block][slot][shot][sender][vector]
 //
 // Every mailbox has one writer (its sender) and one reader (the slab's owner), and a block's
 // mailboxes have one fixed place for every call shape: a peer that is one call ahead can only write
@@ -19,17 +20,19 @@
 
 namespace pyallreduce {
 
-constexpr uint32_t kHeaderBytes =
-    128;                        // magic, nonce, rank: written by the owner, read once at start-up
-constexpr uint32_t kShots = 2;  // two-shot: shards, then results
+// Magic, nonce, rank: written by the owner, read once at start-up.
+constexpr uint32_t kHeaderBytes = 128;
+// Of two-shot: shards, then results.
+constexpr uint32_t kShots = 2;
 
 // The control line. Its first vector is read whole at the start of a call.
 struct Control {
   uint32_t stop;  // a stop word; 0 means none
   uint32_t generation;
-  uint64_t deadline_ns;
+  uint32_t unused[2];
   uint32_t reporter;  // the last generation whose first failure has claimed the record
-  uint32_t unused[3];
+  uint32_t noticer;   // 1 while a wait of this rank is the one that the record's notice tells of
+  uint32_t unused_too[2];
 };
 static_assert(sizeof(Control) == 2 * sizeof(Words));
 
@@ -48,6 +51,7 @@ enum class Stop : uint32_t {
   kMismatch = 4,  // a peer's signature differs from ours
   kRefused = 5,   // a peer refused the call
   kOverlap = 6,   // two calls of this rank ran at once
+  kAbsent = 7,    // a peer has closed its communicator, and its part of the call is not here
 };
 
 // A stop word carries the generation that it stops, so that a late one of an older generation is
@@ -61,19 +65,52 @@ PYALLREDUCE_BOTH_FN Stop stop_of(uint32_t word, uint32_t generation) {
 
 enum class Phase : uint32_t { kNone = 0, kSignature = 1, kShards = 2, kResults = 3 };
 
-// One page of host memory a rank, registered with CUDA by its owner and mapped by every rank.
+// A wait that has become long. The watchdog logs each new serial.
+struct Notice {
+  uint32_t serial;  // written last
+  uint32_t peer;
+  uint32_t phase;
+  uint32_t waited_ms;
+  Words ours;  // signature
+};
+
+enum class EdgeState : uint32_t { kUntried = 0, kSound = 1, kSilent = 2, kCorrupt = 3 };
+
+// What the ping-pong with one peer found.
+struct Edge {
+  uint32_t state;        // EdgeState, written last
+  uint32_t rounds;       // that arrived here
+  uint32_t nanoseconds;  // of all rounds
+  uint32_t read_back;    // 1: this rank's last write stands in the peer's memory, as seen from here
+};
+
+// What a long wait looks at. The host may change it at any time, under running kernels and captured
+// graphs.
+struct alignas(16) HostWords {
+  uint32_t stop;         // a stop word
+  uint32_t absent;       // bit r: rank r has closed, after all that it sent was performed
+  uint32_t deadline_ms;  // a wait ends with an abort
+  uint32_t notice_ms;    // a wait is noticed
+};
+static_assert(sizeof(HostWords) == sizeof(Words));
+
+// At the start of a page of host memory a rank, registered with CUDA by its owner and mapped by
+// every rank.
 struct Record {
-  uint32_t host_stop;  // StopWord raised by this rank's host
-  uint32_t state;      // StopWord: written last, by the first failure of a generation
+  HostWords host;
+  uint32_t state;       // a stop word: written last, by the first failure of a generation
+  uint32_t generation;  // the host's copy of the control line's
+  uint32_t launched;    // calls that this rank launched (a graph's replays are not seen)
   uint32_t block;
   uint32_t peer;
   uint32_t phase;      // Phase
   uint32_t algorithm;  // Algorithm
   uint32_t epoch;
-  uint32_t unused;
   uint64_t waited_ns;
   Words ours;  // signatures
   Words theirs;
+  Notice notice;
+  Edge edges[kMaxRanks];  // by peer
 };
 
 // Sizes that every rank must agree on. A tile is a block's share of one sender's vectors.
@@ -85,6 +122,7 @@ struct Layout {
   uint64_t control;
   uint64_t blocks;
   uint64_t signatures;
+  uint64_t probes;
   uint64_t one_shot;
   uint64_t two_shot;
   uint64_t bytes;
@@ -99,12 +137,16 @@ struct Slab {
   PYALLREDUCE_FN Words* control() const { return reinterpret_cast<Words*>(base + layout->control); }
   PYALLREDUCE_FN uint32_t* stop() const { return reinterpret_cast<uint32_t*>(control()); }
   PYALLREDUCE_FN uint32_t* reporter() const { return reinterpret_cast<uint32_t*>(control() + 1); }
+  PYALLREDUCE_FN uint32_t* noticer() const { return reporter() + 1; }
   PYALLREDUCE_FN BlockState* state(uint32_t block) const {
     return reinterpret_cast<BlockState*>(base + layout->blocks) + block;
   }
   PYALLREDUCE_FN Words* signature(uint32_t block, uint32_t slot, uint32_t sender) const {
     return reinterpret_cast<Words*>(base + layout->signatures) +
            ((block * kSlots + slot) * kMaxRanks + sender);
+  }
+  PYALLREDUCE_FN Words* probe(uint32_t slot, uint32_t sender) const {
+    return reinterpret_cast<Words*>(base + layout->probes) + (slot * kMaxRanks + sender);
   }
   PYALLREDUCE_FN Words* one_shot(uint32_t block, uint32_t slot, uint32_t sender) const {
     const uint64_t mailbox = (block * kSlots + slot) * (layout->world - 1) + place(sender);

@@ -3,7 +3,7 @@
 //
 // The bounded wait, and the report that it leaves behind. A wait ends by arrival, by a stop word,
 // or by its deadline; it never traps. The slow path (clock, stop words) runs once in kPollsPerLook
-// polls, and reads the deadline from memory: a kernel parameter would be frozen into a graph.
+// polls, and reads the deadline from the record: a kernel parameter would be frozen into a graph.
 #pragma once
 
 #include "protocol/call.h"
@@ -11,6 +11,11 @@
 #include "protocol/pack.h"
 
 namespace pyallreduce {
+
+constexpr uint64_t kNanosecondsPerMillisecond = 1'000'000;
+PYALLREDUCE_FN uint64_t in_nanoseconds(uint32_t milliseconds) {
+  return milliseconds * kNanosecondsPerMillisecond;
+}
 
 // One block's view of one call: what every wait of that block needs.
 struct Turn {
@@ -66,26 +71,57 @@ struct Turn {
   PYALLREDUCE_FN bool wait(const uint32_t& peer, Phase phase, Arrived arrived) {
     if (!ok()) return false;
     uint64_t since = 0;
+    bool noticed = false;
     for (uint32_t polls = 1; !arrived(); ++polls) {
       pause_after(polls);
-      if (polls % kPollsPerLook == 0 && give_up(peer, phase, since)) return false;
+      if (polls % kPollsPerLook != 0) continue;
+      const uint64_t waited_ns = nanoseconds() - since;
+      if (since == 0) {
+        since = waited_ns;
+        continue;
+      }
+      const HostWords host = host_words();
+      // Asked again behind clock and host: this process may have been stopped between poll and
+      // clock; and what a peer sent before the host heard that it is absent is here by now (the
+      // host's word is acquired, and was written after the peer's last grid had ended).
+      if (arrived()) break;
+      if (give_up(host, peer, phase, waited_ns, noticed)) return false;
     }
+    if (noticed) st_relaxed_sys(mine().noticer(), 0);
     return true;
   }
 
  private:
-  PYALLREDUCE_FN bool give_up(uint32_t peer, Phase phase, uint64_t& since) {
-    const uint64_t now = nanoseconds();
-    if (since == 0) since = now;
-    const Words control = ld_relaxed_sys(mine().control());
-    const uint64_t deadline_ns = uint64_t{control.w[3]} << 32 | control.w[2];
-    Stop why = stop_of(control.w[0], generation);
+  PYALLREDUCE_FN HostWords host_words() const {
+    const Words v = ld_acquire_sys(reinterpret_cast<const Words*>(&call.record->host));
+    return HostWords{v.w[0], v.w[1], v.w[2], v.w[3]};
+  }
+
+  PYALLREDUCE_FN bool give_up(const HostWords& host, uint32_t peer, Phase phase, uint64_t waited_ns,
+                              bool& noticed) {
+    Stop why = stop_of(ld_relaxed_sys(mine().stop()), generation);
+    if (why == Stop::kNone) why = stop_of(host.stop, generation);
+    if (why == Stop::kNone && (host.absent >> peer & 1u) != 0) why = Stop::kAbsent;
+    if (why == Stop::kNone && waited_ns > in_nanoseconds(host.deadline_ms)) why = Stop::kDeadline;
     if (why == Stop::kNone) {
-      why = stop_of(ld_relaxed_sys(&call.record->host_stop), generation);
+      if (!noticed && waited_ns > in_nanoseconds(host.notice_ms)) {
+        noticed = notice(peer, phase, waited_ns);
+      }
+      return false;
     }
-    if (why == Stop::kNone && now - since > deadline_ns) why = Stop::kDeadline;
-    if (why == Stop::kNone) return false;
-    report(why, peer, phase, Words{{0, 0, 0, 0}}, now - since);
+    report(why, peer, phase, Words{{0, 0, 0, 0}}, waited_ns);
+    return true;
+  }
+
+  // True for the one wait of this rank that tells the host, until it ends.
+  PYALLREDUCE_FN bool notice(uint32_t peer, Phase phase, uint64_t waited_ns) {
+    if (atom_exch_relaxed_gpu(mine().noticer(), 1) != 0) return false;
+    Notice& notice = call.record->notice;
+    notice.peer = peer;
+    notice.phase = static_cast<uint32_t>(phase);
+    notice.waited_ms = static_cast<uint32_t>(waited_ns / kNanosecondsPerMillisecond);
+    notice.ours = signature_of(call, epoch);
+    st_release_sys(&notice.serial, notice.serial + 1);
     return true;
   }
 };

@@ -31,7 +31,7 @@ class LocalGroup:
         resident = torch.cuda.get_device_properties(DEVICE).multi_processor_count // (2 * world)
         self.limits = Limits(world, "cuda", min(blocks, resident))
         self.layout = _C.Layout(world, slab_bytes)
-        self.deadline_ns = int(deadline_s * 1e9)
+        self.deadline_ms = int(deadline_s * 1e3)
         self.slabs = [_C.DeviceMemory(0, self.layout.bytes) for _ in range(world)]
         self.pages = [_C.SharedMemory(4096) for _ in range(world)]
         self.arm(1)
@@ -48,8 +48,8 @@ class LocalGroup:
             for name, offset, size, armed in self.layout.regions():
                 if name != "header":
                     slab.fill(offset, size, 0xFF if armed else 0)
-            slab.write(self.layout.control, struct.pack("<IIQ", 0, generation, self.deadline_ns))
-            page.fill(0, 4096, 0)
+            slab.write(self.layout.control, struct.pack("<II", 0, generation))
+            _C.arm_record(page.address, generation, self.deadline_ms, self.deadline_ms)
 
     def plan(self, x: torch.Tensor, algorithm: str) -> Plan:
         return plan_for(x.numel() * x.element_size(), self.limits, algorithm)  # type: ignore[arg-type]

@@ -31,11 +31,12 @@ struct Group {
       for (const Region& region : regions(layout)) {
         std::memset(base + region.offset, region.armed ? 0xff : 0, region.bytes);
       }
-      const Control control{0, 1, 20'000'000'000u, 0, {}};
+      const Control control{0, 1, {}, 0, 0, {}};
       std::memcpy(base + layout.control, &control, sizeof control);
       addresses.push_back(reinterpret_cast<uint64_t>(base));
     }
     for (uint32_t r = 0; r < world; ++r) {
+      arm(records[r], 1, 20'000, 5'000);
       const auto record = reinterpret_cast<uint64_t>(&records[r]);
       ranks.push_back(std::make_unique<host::HostRank>(r, layout, addresses, record));
     }

@@ -1,0 +1,54 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+#include "host/process.h"
+
+#include <sys/wait.h>
+
+#include <chrono>
+#include <cstring>
+#include <fstream>
+#include <iterator>
+#include <sstream>
+#include <thread>
+#include <vector>
+
+namespace pyallreduce::host {
+namespace {
+
+constexpr int kStateField = 3;  // proc(5)
+constexpr int kStartField = 22;
+constexpr int kExitField = 52;
+constexpr int kAttempts = 50;  // a driver may take its time over the end of a process
+
+std::string describe(int status) {
+  if (!WIFSIGNALED(status)) return "exit status " + std::to_string(WEXITSTATUS(status));
+  const char* name = sigabbrev_np(WTERMSIG(status));
+  return name != nullptr ? std::string("SIG") + name : "signal " + std::to_string(WTERMSIG(status));
+}
+
+}  // namespace
+
+std::optional<ProcessFacts> process_facts(int64_t pid) {
+  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
+  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const size_t bracket = text.rfind(')');  // the command in field 2 may hold spaces and brackets
+  if (bracket == std::string::npos) return std::nullopt;
+  std::istringstream fields(text.substr(bracket + 1));
+  std::vector<std::string> field{std::istream_iterator<std::string>(fields), {}};
+  if (field.size() <= kStartField - kStateField) return std::nullopt;
+  const size_t exit = kExitField - kStateField;
+  return ProcessFacts{field[0][0], std::stoull(field[kStartField - kStateField]),
+                      field.size() > exit ? std::stoi(field[exit]) : 0};
+}
+
+std::string how_it_ended(int64_t pid) {
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    const auto facts = process_facts(pid);
+    if (!facts) break;
+    if (facts->state == 'Z') return describe(facts->exit_status);
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  return "how is not known";
+}
+
+}  // namespace pyallreduce::host

@@ -1,0 +1,24 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstdint>
+#include <optional>
+#include <string>
+
+namespace pyallreduce::host {
+
+// From /proc/<pid>/stat.
+struct ProcessFacts {
+  char state;           // 'Z': it has ended, and its parent has not asked how
+  uint64_t start_time;  // in clock ticks since boot: pids are used again
+  int exit_status;      // as waitpid gives it, once `state` is 'Z'
+};
+
+// None where the process is gone, or hidden from this one.
+std::optional<ProcessFacts> process_facts(int64_t pid);
+
+// How a process that has just ended ended: "SIGKILL", "exit status 1", or that it is not known.
+std::string how_it_ended(int64_t pid);
+
+}  // namespace pyallreduce::host

@@ -1,0 +1,198 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+#include "host/watchdog.h"
+
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstdio>
+#include <system_error>
+
+#include "host/process.h"
+#include "rank.h"
+
+namespace pyallreduce::host {
+namespace {
+
+constexpr int kLookMilliseconds = 10;
+constexpr uint64_t kLifeOffset = 1024;  // of the lock in the page, behind the record
+static_assert(sizeof(Record) <= kLifeOffset);
+
+Record& record_of(uint64_t page) { return *reinterpret_cast<Record*>(page); }
+pthread_mutex_t* life_of(uint64_t page) {
+  return reinterpret_cast<pthread_mutex_t*>(page + kLifeOffset);
+}
+
+void check(int error, const char* what) {
+  if (error != 0) throw std::system_error(error, std::generic_category(), what);
+}
+
+void make_life_lock(pthread_mutex_t* lock) {
+  pthread_mutexattr_t attributes;
+  check(pthread_mutexattr_init(&attributes), "the life lock");
+  check(pthread_mutexattr_setpshared(&attributes, PTHREAD_PROCESS_SHARED), "sharing the life lock");
+  check(pthread_mutexattr_setrobust(&attributes, PTHREAD_MUTEX_ROBUST), "a robust life lock");
+  check(pthread_mutex_init(lock, &attributes), "the life lock");
+  pthread_mutexattr_destroy(&attributes);
+}
+
+// One write, so that the lines of several ranks do not mix. The GIL may be held by a stuck thread:
+// Python's logging is not for here.
+void say(const std::string& text) {
+  const std::string line = "pyallreduce: " + text + "\n";
+  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
+}
+
+int open_pidfd(int64_t pid) {
+#ifdef SYS_pidfd_open
+  return static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(pid), 0));
+#else
+  return -1;
+#endif
+}
+
+bool has_ended(int pidfd) {
+  pollfd one{pidfd, POLLIN, 0};
+  return pidfd >= 0 && ::poll(&one, 1, 0) > 0;
+}
+
+// Signals are for the program's own threads.
+class SignalsBlocked {
+ public:
+  SignalsBlocked() {
+    sigset_t all;
+    sigfillset(&all);
+    pthread_sigmask(SIG_SETMASK, &all, &before_);
+  }
+  ~SignalsBlocked() { pthread_sigmask(SIG_SETMASK, &before_, nullptr); }
+  SignalsBlocked(const SignalsBlocked&) = delete;
+  SignalsBlocked& operator=(const SignalsBlocked&) = delete;
+
+ private:
+  sigset_t before_;
+};
+
+const char* phase_name(uint32_t phase) {
+  switch (static_cast<Phase>(phase)) {
+    case Phase::kNone:
+      return "start";
+    case Phase::kSignature:
+      return "signature";
+    case Phase::kShards:
+      return "shards";
+    case Phase::kResults:
+      return "results";
+  }
+  return "?";
+}
+
+}  // namespace
+
+Watchdog::Watchdog(uint32_t rank, uint64_t page) : rank_(rank), page_(page), pid_(::getpid()) {
+  make_life_lock(life_of(page_));
+  const SignalsBlocked blocked;  // the new thread inherits it
+  thread_ = std::thread([this] { run(); });
+  while (!ready_.load(std::memory_order_acquire)) std::this_thread::yield();
+}
+
+Watchdog::~Watchdog() { close(); }
+
+void Watchdog::watch(const Peer& peer) {
+  const std::lock_guard<std::mutex> guard(mutex_);
+  watched_.push_back(Watched{peer, open_pidfd(peer.pid), false});
+}
+
+std::pair<int, std::string> Watchdog::ended() const {
+  const std::lock_guard<std::mutex> guard(mutex_);
+  return {dead_, sentence_};
+}
+
+void Watchdog::close() {
+  if (!thread_.joinable()) return;
+  if (::getpid() != pid_) {
+    thread_.detach();
+    return;
+  }
+  closing_.store(true);
+  thread_.join();
+  for (const Watched& watched : watched_) {
+    if (watched.pidfd >= 0) ::close(watched.pidfd);
+  }
+  watched_.clear();
+}
+
+// The life lock belongs to this thread, which lives as long as the process or until close().
+void Watchdog::run() {
+  pthread_mutex_lock(life_of(page_));
+  ready_.store(true, std::memory_order_release);
+  while (!closing_.load()) {
+    ::poll(nullptr, 0, kLookMilliseconds);
+    const std::lock_guard<std::mutex> guard(mutex_);
+    for (Watched& watched : watched_) look_at(watched);
+    if (dead_ >= 0) raise_stop();  // again and again: a new generation does not raise the dead
+    log_notice();
+  }
+  pthread_mutex_unlock(life_of(page_));
+}
+
+void Watchdog::look_at(Watched& watched) {
+  // The first death is the one that explains the rest; who left in good order may end as he likes.
+  if (dead_ >= 0 || watched.left) return;
+  pthread_mutex_t* life = life_of(watched.peer.page);
+  const int answer = pthread_mutex_trylock(life);
+  if (answer == 0) {
+    pthread_mutex_unlock(life);
+    watched.left = true;
+    // Release: behind the lock's acquire, so that all that the peer sent is performed before a
+    // kernel reads this.
+    __atomic_fetch_or(&record_of(page_).host.absent, 1u << watched.peer.rank, __ATOMIC_RELEASE);
+  } else if (answer != EBUSY || has_ended(watched.pidfd)) {
+    // EOWNERDEAD to the first who asks; he lets go without repair, so that the others hear
+    // ENOTRECOVERABLE.
+    if (answer == EOWNERDEAD) pthread_mutex_unlock(life);
+    bury(watched);
+  }
+}
+
+void Watchdog::raise_stop() {
+  Record& record = record_of(page_);
+  const uint32_t generation = __atomic_load_n(&record.generation, __ATOMIC_RELAXED);
+  __atomic_store_n(&record.host.stop, stop_word(generation, Stop::kHost), __ATOMIC_RELEASE);
+}
+
+void Watchdog::bury(const Watched& watched) {
+  raise_stop();
+  dead_ = static_cast<int>(watched.peer.rank);
+  const auto launched = [](uint64_t page) {
+    return std::to_string(__atomic_load_n(&record_of(page).launched, __ATOMIC_RELAXED));
+  };
+  sentence_ = "rank " + std::to_string(watched.peer.rank) + " (process " +
+              std::to_string(watched.peer.pid) + ") died (" + how_it_ended(watched.peer.pid) +
+              ") after it had launched " + launched(watched.peer.page) + " calls; rank " +
+              std::to_string(rank_) + " had launched " + launched(page_);
+  say("rank " + std::to_string(rank_) + ": " + sentence_ + ". Its all-reduces end now.");
+}
+
+void Watchdog::log_notice() {
+  const Notice& notice = record_of(page_).notice;
+  const uint32_t serial = __atomic_load_n(&notice.serial, __ATOMIC_ACQUIRE);
+  if (serial == notices_) return;
+  notices_ = serial;
+  if (serial == 0) return;  // a new generation
+  const uint32_t deadline_ms =
+      __atomic_load_n(&record_of(page_).host.deadline_ms, __ATOMIC_RELAXED);
+  char text[256];
+  std::snprintf(text, sizeof text,
+                "rank %u has waited %.1f s for rank %u in call %u (%s, %llu bytes); it gives up "
+                "after %.1f s.",
+                rank_, notice.waited_ms / 1e3, notice.peer, notice.ours.w[0],
+                phase_name(notice.phase), static_cast<unsigned long long>(notice.ours.w[1]) * 16,
+                deadline_ms / 1e3);
+  say(text);
+}
+
+}  // namespace pyallreduce::host

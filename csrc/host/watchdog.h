@@ -1,0 +1,70 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// A thread a rank that learns of a peer's death, and of long waits, without the GIL and without
+// CUDA: both may be stuck when they are needed.
+//
+// A death is told by a robust mutex in the dead rank's page, which its watchdog held: the kernel
+// marks it early in the end of the process, before a driver's work. A pidfd is the second source.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <utility>
+#include <vector>
+
+namespace pyallreduce::host {
+
+struct Peer {
+  uint32_t rank;
+  int64_t pid;
+  uint64_t page;  // its record page, mapped here
+};
+
+class Watchdog {
+ public:
+  // `page`: this rank's record page. On return the thread holds this rank's life lock.
+  Watchdog(uint32_t rank, uint64_t page);
+  ~Watchdog();
+  Watchdog(const Watchdog&) = delete;
+  Watchdog& operator=(const Watchdog&) = delete;
+
+  // From here on that peer's death raises this rank's host stop, and its orderly close() its bit of
+  // `absent`. Its page stays mapped until close().
+  void watch(const Peer& peer);
+  // (-1, "") while no peer has died; else the first that did, and a sentence, "rank 1 (...) ...".
+  std::pair<int, std::string> ended() const;
+  // Lets go of the life lock: this rank leaves in good order. Does nothing the second time, nor in
+  // a forked child, which has no such thread.
+  void close();
+
+ private:
+  struct Watched {
+    Peer peer;
+    int pidfd;
+    bool left;
+  };
+
+  void run();
+  void look_at(Watched& watched);
+  void raise_stop();
+  void bury(const Watched& watched);
+  void log_notice();
+
+  uint32_t rank_;
+  uint64_t page_;
+  int64_t pid_;
+  std::atomic<bool> ready_{false};
+  std::atomic<bool> closing_{false};
+  mutable std::mutex mutex_;
+  std::vector<Watched> watched_;
+  int dead_ = -1;
+  std::string sentence_;
+  uint32_t notices_ = 0;
+  std::thread thread_;
+};
+
+}  // namespace pyallreduce::host
