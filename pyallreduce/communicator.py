@@ -212,7 +212,8 @@ class Communicator:
         """Raise what went wrong in earlier calls, on this rank or any other.
 
         Synchronise the stream first to see them all. Call it at the end of each step, before a
-        value leaves: no rank may use what another one aborted.
+        value leaves: no rank may use what another one aborted. Of a peer that is a step ahead it
+        may report that step's abort.
         """
         if self._native is not None and not self.closed:
             self._native.check()

@@ -78,7 +78,7 @@ def table_lines(limits: Limits) -> tuple[str, ...]:
     edge = _limit(limits)
     return (
         f"one_shot up to {edge} bytes, two_shot above",
-        f"at most {limits.blocks} blocks of 128 to 512 lanes",
+        f"at most {limits.blocks} blocks of 128 to 480 lanes",
     )
 
 
@@ -96,7 +96,7 @@ def _lanes(vectors: int, blocks: int) -> int:
     """Small blocks start sooner; large ones keep more vectors in flight once the grid is full."""
     if vectors <= 128 * blocks:
         return 128
-    return 256 if vectors <= 256 * blocks else 512
+    return 256 if vectors <= 256 * blocks else 480
 
 
 def _clamp(value: int, low: int, high: int) -> int:

@@ -11,15 +11,15 @@
 
 namespace pyallreduce {
 
-constexpr uint32_t kOwnerLane =
-    kMaxRanks;  // the signer lane that guards the block against a second call
+// The signer lane that guards the block against a second call.
+constexpr uint32_t kOwnerLane = kMaxRanks;
 
 template <int kWorld, typename Block>
 PYALLREDUCE_FN void announce(Block& block, Turn& turn) {
   block.signer([&](uint32_t lane) {
     const uint32_t rank = turn.call.rank;
     if (lane < kWorld && lane != rank && turn.ok()) {
-      st_relaxed_sys(turn.peer(lane).signature(turn.block, turn.slot, rank),
+      st_relaxed_sys(turn.peer(lane).signature(turn.slot, turn.block, rank),
                      signature_of(turn.call, turn.epoch));
     }
     if (lane != kOwnerLane) return;
@@ -36,7 +36,7 @@ template <int kWorld, typename Block>
 PYALLREDUCE_FN void confirm(Block& block, Turn& turn) {
   block.signer([&](uint32_t lane) {
     if (lane >= kWorld || lane == turn.call.rank) return;
-    Words* mailbox = turn.mine().signature(turn.block, turn.slot, lane);
+    Words* mailbox = turn.mine().signature(turn.slot, turn.block, lane);
     Words theirs = ld_relaxed_sys(mailbox);
     const auto arrived = [&] {
       if (!pending(theirs)) return true;
@@ -73,7 +73,7 @@ PYALLREDUCE_FN void announce_refusal(Block& block, const Call& call) {
   const Turn turn(call, block.index);
   block.signer([&](uint32_t lane) {
     if (lane < kWorld && lane != call.rank && turn.ok()) {
-      st_relaxed_sys(turn.peer(lane).signature(turn.block, turn.slot, call.rank),
+      st_relaxed_sys(turn.peer(lane).signature(turn.slot, turn.block, call.rank),
                      signature_of(call, turn.epoch));
     }
   });

@@ -6,10 +6,10 @@
 //
 // * control: {stop, generation}, {reporter, noticer}; peers write `stop`, the rest is the owner's
 // * blocks: a block's epoch and owner word; the owner's alone
-// * signatures: [block][slot][sender], one vector each, shared by all algorithms
+// * signatures: [slot][block][sender], one vector each, shared by all algorithms
 // * probes: [slot][sender], one vector each, for the ping-pong of start-up
-// * one_shot: [block][slot][sender][vector]
-// * two_shot: [block][slot][shot][sender][vector]
+// * one_shot: [slot][block][sender][vector]
+// * two_shot: [slot][shot][block][sender][vector]
 //
 // Every mailbox has one writer (its sender) and one reader (the slab's owner), and a block's
 // mailboxes have one fixed place for every call shape: a peer that is one call ahead can only write
@@ -141,21 +141,21 @@ struct Slab {
   PYALLREDUCE_FN BlockState* state(uint32_t block) const {
     return reinterpret_cast<BlockState*>(base + layout->blocks) + block;
   }
-  PYALLREDUCE_FN Words* signature(uint32_t block, uint32_t slot, uint32_t sender) const {
+  PYALLREDUCE_FN Words* signature(uint32_t slot, uint32_t block, uint32_t sender) const {
     return reinterpret_cast<Words*>(base + layout->signatures) +
-           ((block * kSlots + slot) * kMaxRanks + sender);
+           ((slot * kMaxBlocks + block) * kMaxRanks + sender);
   }
   PYALLREDUCE_FN Words* probe(uint32_t slot, uint32_t sender) const {
     return reinterpret_cast<Words*>(base + layout->probes) + (slot * kMaxRanks + sender);
   }
-  PYALLREDUCE_FN Words* one_shot(uint32_t block, uint32_t slot, uint32_t sender) const {
-    const uint64_t mailbox = (block * kSlots + slot) * (layout->world - 1) + place(sender);
+  PYALLREDUCE_FN Words* one_shot(uint32_t slot, uint32_t block, uint32_t sender) const {
+    const uint64_t mailbox = (slot * kMaxBlocks + block) * (layout->world - 1) + place(sender);
     return reinterpret_cast<Words*>(base + layout->one_shot) + mailbox * layout->one_shot_tile;
   }
-  PYALLREDUCE_FN Words* two_shot(uint32_t block, uint32_t slot, uint32_t shot,
+  PYALLREDUCE_FN Words* two_shot(uint32_t slot, uint32_t shot, uint32_t block,
                                  uint32_t sender) const {
     const uint64_t mailbox =
-        ((block * kSlots + slot) * kShots + shot) * (layout->world - 1) + place(sender);
+        ((slot * kShots + shot) * kMaxBlocks + block) * (layout->world - 1) + place(sender);
     return reinterpret_cast<Words*>(base + layout->two_shot) + mailbox * layout->two_shot_tile;
   }
 

@@ -18,11 +18,15 @@
 namespace pyallreduce {
 
 constexpr int kMaxRanks = 8;
-constexpr uint32_t kMaxBlocks =
-    128;  // a grid that is co-resident on every data-centre GPU since sm_80
-constexpr uint32_t kMaxLanes = 512;    // threads of a block that carry data
-constexpr uint32_t kSignerLanes = 32;  // one more warp: it carries the call's signature
-constexpr uint32_t kSlots = 2;         // docs/design.md proves that two are enough
+// A grid that is co-resident on every data-centre GPU since sm_80.
+constexpr uint32_t kMaxBlocks = 128;
+// Threads of a block that carry data. With the signer's warp they are 512, of which an SM holds two
+// blocks at 64 registers a thread: this call's and, behind it, the next one's.
+constexpr uint32_t kMaxLanes = 480;
+// One more warp: it carries the call's signature.
+constexpr uint32_t kSignerLanes = 32;
+// docs/design.md proves that two are enough.
+constexpr uint32_t kSlots = 2;
 
 // 16 bytes, the unit of every transfer. Only its four words are atomic, each by itself: whoever
 // waits for a vector looks at every word.
