@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
@@ -28,10 +28,11 @@ def run(
     *,
     timeout_s: float,
     quick: bool,
+    dtypes: Sequence[str],
     verbose: bool,
     inject: bool,
 ) -> Verdict:
-    """Check this machine and print what comes of it.
+    """Check this machine and print what comes of it; `dtypes` none means all.
 
     Raises:
         LaunchError: the ranks can't be placed, or one of them failed.
@@ -39,7 +40,7 @@ def run(
     config = Config.from_env()
     placement = place(ranks, device, gpus=gpu_count(), share_gpu=config.share_gpu)
     click.echo(f"pyallreduce check: {placement}")
-    options = {"quick": quick, "inject": inject}
+    options = {"quick": quick, "inject": inject, "dtypes": list(dtypes)}
     with _progress() as show:
         results = launch(
             _TARGET,

@@ -135,8 +135,8 @@ class Check:
 def run_rank(context: Context, options: dict[str, Any]) -> dict[str, Any]:
     """Run everything; give {"decision": ..., "rows": [...]}.
 
-    Options: "quick" (fewer sizes), "inject" (flip a bit of each result of the last rank's first
-    algorithm and dtype: the check must then fail).
+    Options: "quick" (fewer sizes), "dtypes" (names; none means all), "inject" (flip a bit of each
+    result of the last rank's first algorithm and dtype: the check must then fail).
     """
     device = torch.device("cpu") if context.gpu is None else torch.device("cuda", context.gpu)
     with Communicator(device=device) as comm:
@@ -144,10 +144,11 @@ def run_rank(context: Context, options: dict[str, Any]) -> dict[str, Any]:
         algorithms: tuple[Algorithm, ...] = (
             ("one_shot", "two_shot", "auto") if native else ("auto",)
         )
-        data = {name: Data(context.world, dtype, device) for name, dtype in DTYPES.items()}
+        dtypes = {name: DTYPES[name] for name in options["dtypes"] or DTYPES}
+        data = {name: Data(context.world, dtype, device) for name, dtype in dtypes.items()}
         checks = [
             (name, Check(comm, algorithm, dtype, data[name], bool(options["quick"])))
-            for name, dtype in DTYPES.items()
+            for name, dtype in dtypes.items()
             for algorithm in algorithms
         ]
         if options.get("inject") and context.rank == context.world - 1:
