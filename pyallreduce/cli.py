@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from pyallreduce.bench.options import DTYPE_NAMES, Mode, Options, parse_size
+from pyallreduce.bench.options import DTYPE_NAMES, MODES, Mode, Options, parse_modes, parse_size
 from pyallreduce.config import Config
 from pyallreduce.errors import PyallreduceError
 
@@ -20,6 +20,7 @@ __all__ = ["bench", "check", "info", "main"]
 _BACKENDS = ("auto", "one_shot", "two_shot", "nccl", "gloo")
 _GPU_RANGE, _CPU_RANGE = ("1K", "256M"), ("1K", "4M")
 _SAMPLES = 50
+_PUBLISHED = 200  # replays of a comparison on GPUs
 
 
 def _size(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int | None:
@@ -160,16 +161,41 @@ def check(
 )
 @click.option("--eager", is_flag=True, help="Time eager calls besides graphs.")
 @click.option(
-    "--samples", type=click.IntRange(1), default=_SAMPLES, show_default=True,
-    help="Samples of eager calls.",
+    "--samples", type=click.IntRange(1),
+    help=f"Of eager calls; with --compare of every mode. [default: {_SAMPLES}, or {_PUBLISHED}]",
 )  # fmt: skip
 @click.option(
     "--backend", "chosen", type=click.Choice(_BACKENDS), multiple=True,
     help="Measure this one; may be repeated. [default: all that serve]",
 )  # fmt: skip
 @click.option(
-    "-J", "--json", "--output_file", "output", type=click.Path(dir_okay=False, path_type=Path),
-    help="Result file (JSON).",
+    "-J", "-o", "--json", "--output_file", "output",
+    type=click.Path(dir_okay=False, path_type=Path), help="Result file (JSON).",
+)  # fmt: skip
+@click.option(
+    "--compare", is_flag=True,
+    help="Ours beside every peer that is installed, each in rank processes of its own.",
+)  # fmt: skip
+@click.option(
+    "--backends", default="", metavar="NAMES",
+    help="With --compare: only these, as a,b or a:algorithm.",
+)  # fmt: skip
+@click.option(
+    "--modes", default="", metavar="NAMES",
+    help=f"With --compare: of {', '.join(MODES)}. [default: all; eager on the CPU]",
+)  # fmt: skip
+@click.option(
+    "--deadline", type=click.FloatRange(10), default=240.0, show_default=True,
+    help="With --compare: seconds after which a backend's processes are ended.",
+)  # fmt: skip
+@click.option(
+    "--cell-seconds", type=click.FloatRange(0.01), default=0.3, show_default=True,
+    help="With --compare: replays of a message above 16M take so long.",
+)  # fmt: skip
+@click.option("--commit", help="With --compare: named in the result, where there is no checkout.")
+@click.option(
+    "--plot", "plotted", type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Measure nothing: draw this result of --compare, PNG and SVG beside it.",
 )  # fmt: skip
 def bench(
     ranks: int | None,
@@ -184,9 +210,16 @@ def bench(
     datatype: str,
     cudagraph: int | None,
     eager: bool,
-    samples: int,
+    samples: int | None,
     chosen: tuple[str, ...],
     output: Path | None,
+    compare: bool,
+    backends: str,
+    modes: str,
+    deadline: float,
+    cell_seconds: float,
+    commit: str | None,
+    plotted: Path | None,
 ) -> None:
     """Time our algorithms and NCCL (gloo) side by side, with nccl-tests' columns and flags.
 
@@ -195,30 +228,98 @@ def bench(
     """
     from pyallreduce.bench import command
 
+    if plotted is not None:
+        _plot(plotted)
+        return
     place = _or_exit(lambda: command.where(ranks, device))
     low, high = (parse_size(text) for text in (_GPU_RANGE if place.gpus else _CPU_RANGE))
     if cudagraph and not place.gpus:
         raise click.UsageError("-G: CUDA graphs need GPUs; use -G 0")
     replays = cudagraph if cudagraph is not None else (_SAMPLES if place.gpus else 0)
     graph_modes: tuple[Mode, ...] = ("graph", "eager") if eager else ("graph",)
+    dtypes = ("float32", "float16", "bfloat16") if datatype == "all" else (DTYPE_NAMES[datatype],)
     options = Options(
         min_bytes=max(minbytes if minbytes is not None else low, 4),
         max_bytes=maxbytes if maxbytes is not None else max(high, minbytes or 0),
         factor=stepfactor,
-        dtypes=("float32", "float16", "bfloat16")
-        if datatype == "all"
-        else (DTYPE_NAMES[datatype],),
+        dtypes=dtypes,
         modes=graph_modes if replays else ("eager",),
         backends=chosen,
         calls=iters,
         warmup=warmup_iters,
-        samples=replays or samples,
+        samples=replays or samples or _SAMPLES,
         check=bool(verify),
     )
+    if compare:
+        passed = _compare(
+            options,
+            place,
+            backends=backends,
+            modes=modes,
+            samples=cudagraph or samples or (_PUBLISHED if place.gpus else _SAMPLES),
+            limits=(cell_seconds, deadline, timeout),
+            output=output,
+            commit=commit,
+        )
+        sys.exit(0 if passed else 1)
     passed = _or_exit(
         lambda: command.run(options, place, timeout_s=timeout, output=output, command=_command())
     )
     sys.exit(0 if passed else 1)
+
+
+def _compare(
+    options: Options,
+    place: Any,
+    *,
+    backends: str,
+    modes: str,
+    samples: int,
+    limits: tuple[float, float, float],
+    output: Path | None,
+    commit: str | None,
+) -> bool:
+    """`limits`: seconds for a large cell, for a backend, for everything."""
+    from pyallreduce.bench.compare import Plan
+    from pyallreduce.bench.compare_command import run
+    from pyallreduce.bench.peers.registry import choose
+
+    try:
+        chosen = parse_modes(modes) or (MODES if place.gpus else ("eager",))
+        entries = choose(filter(None, backends.split(",")), "cuda" if place.gpus else "cpu")
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if not place.gpus and set(chosen) != {"eager"}:
+        raise click.UsageError("--modes: CUDA graphs need GPUs; use --modes eager")
+    plan = Plan(
+        dtypes=options.dtypes,
+        modes=chosen,
+        sizes=tuple(options.sizes(4)),
+        samples=samples,
+        warmup=options.warmup,
+        seconds=limits[0],
+        deadline_s=limits[1],
+        timeout_s=limits[2],
+        calls=options.calls,
+    )
+    return bool(
+        _or_exit(
+            lambda: run(plan, entries, place, output=output, command_line=_command(), commit=commit)
+        )
+    )
+
+
+def _plot(path: Path) -> None:
+    try:
+        from pyallreduce.bench.plot import draw
+
+        written = draw(path)
+    except ImportError as error:
+        raise click.ClickException(f"{error}: pip install 'pyallreduce[plot]'") from error
+    except ValueError as error:
+        raise click.ClickException(str(error)) from error
+    for file in written:
+        click.echo(file)
 
 
 def _or_exit(action: Any) -> Any:

@@ -204,6 +204,12 @@ class Communicator:
         """The algorithm that default dispatch picks for a message of `nbytes` bytes."""
         return plan_for(nbytes, self._limits, self.config.algorithm).name
 
+    def plan_of(self, nbytes: int, algorithm: AlgorithmName = "auto") -> Plan:
+        """The launch that carries a message of `nbytes` bytes natively."""
+        return plan_for(
+            nbytes, self._limits, self.config.algorithm if algorithm == "auto" else algorithm
+        )
+
     @property
     def limits(self) -> Limits:
         """What the ranks agreed on for their launches."""

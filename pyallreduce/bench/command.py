@@ -21,7 +21,7 @@ from pyallreduce.info import gpu_count, header
 from pyallreduce.launch import DeviceChoice, LaunchError, Placement, launch, place
 from pyallreduce.worker import Context
 
-__all__ = ["run", "where"]
+__all__ = ["join", "leave", "run", "under_torchrun", "where"]
 
 _TARGET = "pyallreduce.bench.run:run_rank"
 
@@ -33,7 +33,7 @@ def where(ranks: int | None, device: DeviceChoice) -> Placement:
         LaunchError: the machine does not have what is asked for.
     """
     share_gpu = Config.from_env().share_gpu
-    if not _torchrun():
+    if not under_torchrun():
         return place(ranks, device, gpus=gpu_count(), share_gpu=share_gpu)
     world = int(os.environ["WORLD_SIZE"])
     if ranks not in (None, world):
@@ -55,12 +55,12 @@ def run(
         LaunchError: a rank failed.
     """
     printer = _Printer(options, placement)
-    if _torchrun():
-        context = _join(placement, timeout_s, printer)
+    if under_torchrun():
+        context = join(placement, timeout_s, printer)
         from pyallreduce.bench.run import run_rank
 
         run_rank(context, asdict(options))
-        _leave()
+        leave()
         first = context.rank == 0
     else:
         launch(
@@ -113,11 +113,12 @@ class _Printer:
         click.echo(report.row(row["bytes"], row["bytes"] // itemsize, row["dtype"], cells))
 
 
-def _torchrun() -> bool:
+def under_torchrun() -> bool:
+    """Whether this process is one of the ranks that torchrun has started."""
     return "RANK" in os.environ and "WORLD_SIZE" in os.environ
 
 
-def _join(placement: Placement, timeout_s: float, printer: _Printer) -> Context:
+def join(placement: Placement, timeout_s: float, say: Callable[[Any], None]) -> Context:
     """Become the rank that torchrun says."""
     import torch
     import torch.distributed as dist
@@ -129,10 +130,11 @@ def _join(placement: Placement, timeout_s: float, printer: _Printer) -> Context:
         torch.cuda.set_device(gpu)
     wait = datetime.timedelta(seconds=min(timeout_s, 300))
     dist.init_process_group(placement.backend, timeout=wait)
-    return Context(rank, world, gpu, printer)
+    return Context(rank, world, gpu, say)
 
 
-def _leave() -> None:
+def leave() -> None:
+    """End what `join` began."""
     import torch.distributed as dist
 
     dist.destroy_process_group()

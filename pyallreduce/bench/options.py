@@ -7,11 +7,20 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
-__all__ = ["DTYPE_NAMES", "Mode", "Options", "default_calls", "parse_size"]
+__all__ = [
+    "DTYPE_NAMES",
+    "MODES",
+    "Mode",
+    "Options",
+    "default_calls",
+    "parse_modes",
+    "parse_size",
+]
 
-Mode = Literal["graph", "eager"]
+Mode = Literal["graph", "graph-cold", "graph-chain", "eager"]
+MODES: tuple[Mode, ...] = get_args(Mode)
 
 # nccl-tests' names, and torch's.
 DTYPE_NAMES = {
@@ -70,11 +79,27 @@ class Options:
 
 def default_calls(nbytes: int, mode: Mode) -> int:
     """All-reduces in one sample where the user does not say."""
-    if mode == "graph":
+    if mode in ("graph", "graph-cold"):
         return 200 if nbytes <= _MIB else 50
+    if mode == "graph-chain":  # three kernels a call
+        return 100 if nbytes <= _MIB else 25
     if nbytes <= 64 * _KIB:
         return 20
     return 5 if nbytes <= _MIB else 1
+
+
+def parse_modes(text: str) -> tuple[Mode, ...]:
+    """Modes from "graph,eager", in the order of `MODES`.
+
+    Raises:
+        ValueError: an unknown one.
+    """
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    for name in names:
+        if name not in MODES:
+            message = f"{name!r}: expected modes of {', '.join(MODES)}"
+            raise ValueError(message)
+    return tuple(mode for mode in MODES if mode in names)
 
 
 def parse_size(text: str) -> int:

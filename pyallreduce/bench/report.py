@@ -33,7 +33,9 @@ class Record:
     `us` and `us_p99` are of one call: median and 99th percentile of the slowest rank; bandwidths
     are GB/s (10^9) by nccl-tests' definitions. `verified`: compared with the reference before it
     was timed, and `wrong` elements found on all ranks, then and after. `carrier` is what the
-    backend chose for this size, `calls` how many calls make a sample.
+    backend chose for this size, `calls` how many calls make a sample. `floor` is the least time
+    that links like an H100's allow (`floor.py`), `blocks` the SMs in use. `host_us`: the host's
+    time of an eager call; `chain_us`: a call with its neighbours in graph-chain.
     """
 
     backend: str
@@ -51,6 +53,10 @@ class Record:
     carrier: str
     calls: int
     samples: int
+    floor: float | None = None
+    blocks: int | None = None
+    host_us: float | None = None
+    chain_us: float | None = None
 
     @property
     def title(self) -> str:

@@ -29,9 +29,18 @@ import torch.distributed as dist
 from pyallreduce.bench.backends import Backend
 from pyallreduce.bench.options import Mode
 
-__all__ = ["Timing", "quantile", "slowest", "time_calls", "zero_sum"]
+__all__ = [
+    "SPIN_CYCLES",
+    "Timing",
+    "between_events",
+    "meet",
+    "quantile",
+    "slowest",
+    "time_calls",
+    "zero_sum",
+]
 
-_SPIN_CYCLES = 1_000_000  # about half a millisecond: longer than queueing a graph of 200 calls
+SPIN_CYCLES = 1_000_000  # about half a millisecond: longer than queueing a graph of 200 calls
 # 8 ranks' share of one sign adds up to 240 at most: exact in bfloat16, whatever the order.
 _LARGEST = 60
 
@@ -92,16 +101,16 @@ def _graph(backend: Backend, x: torch.Tensor, calls: int) -> Callable[[], float]
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         for _ in range(calls):
             backend.all_reduce(x)
-    return _between_events(graph.replay, x.device, spin=True)
+    return between_events(graph.replay, x.device, spin=SPIN_CYCLES)
 
 
 def _eager_cuda(backend: Backend, x: torch.Tensor, calls: int) -> Callable[[], float]:
-    return _between_events(lambda: _repeat(backend, x, calls), x.device, spin=False)
+    return between_events(lambda: _repeat(backend, x, calls), x.device)
 
 
 def _eager_cpu(backend: Backend, x: torch.Tensor, calls: int) -> Callable[[], float]:
     def sample() -> float:
-        _meet()
+        meet()
         start = time.perf_counter()
         _repeat(backend, x, calls)
         return (time.perf_counter() - start) * 1e6
@@ -114,17 +123,29 @@ def _repeat(backend: Backend, x: torch.Tensor, calls: int) -> None:
         backend.all_reduce(x)
 
 
-def _between_events(
-    work: Callable[[], object], device: torch.device, *, spin: bool
+def between_events(
+    work: Callable[[], object],
+    device: torch.device,
+    *,
+    spin: int = 0,
+    before: Callable[[], object] = lambda: None,
 ) -> Callable[[], float]:
+    """A sample: the µs between two events around `work` on the current stream, all ranks starting
+    together.
+
+    Args:
+        spin: cycles for which the stream is kept busy until `work` is queued behind it.
+        before: queued ahead of all that.
+    """
     cuda: Any = torch.cuda
     start, end = (cuda.Event(enable_timing=True) for _ in range(2))
     token = torch.zeros(1, device=device)
 
     def sample() -> float:
-        _meet()
+        meet()
+        before()
         if spin:
-            cuda._sleep(_SPIN_CYCLES)
+            cuda._sleep(spin)
         dist.all_reduce(token)
         start.record()
         work()
@@ -135,6 +156,6 @@ def _between_events(
     return sample
 
 
-def _meet() -> None:
+def meet() -> None:
     """A barrier between the hosts' threads."""
     dist.all_reduce(torch.zeros(1))
