@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from pyallreduce.launch import Placement
 
 __all__ = ["run"]
 
+# What keeps multicast out of the comparison, where the machine sets it.
+_VARIABLES = ("NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS")
 _PEERS = ("flashinfer-python", "sglang", "vllm", "nvidia-nccl-cu13", "nvidia-nccl-cu12")
 
 
@@ -38,6 +41,7 @@ def run(
     head = header(command_line)
     head["versions"].update(_versions())
     head["ranks"] = str(placement)
+    head["environment"] = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
     if commit:
         head["commit"] = commit
     cells = plan.cells * sum(len(entry.algorithms) for entry in entries)
