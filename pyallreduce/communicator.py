@@ -30,7 +30,7 @@ from pyallreduce.config import Config
 from pyallreduce.errors import BackendUnavailable, CommunicatorClosed, InvalidCall
 from pyallreduce.exchange import Exchange
 from pyallreduce.fallback import OPERATIONS, Fallback
-from pyallreduce.policy import AlgorithmName, Limits, plan_for, table_lines
+from pyallreduce.policy import AlgorithmName, Limits, Plan, plan_for, table_lines
 from pyallreduce.reasons import Code, Reason
 
 if TYPE_CHECKING:
@@ -203,6 +203,24 @@ class Communicator:
     def plan(self, nbytes: int) -> str:
         """The algorithm that default dispatch picks for a message of `nbytes` bytes."""
         return plan_for(nbytes, self._limits, self.config.algorithm).name
+
+    @property
+    def limits(self) -> Limits:
+        """What the ranks agreed on for their launches."""
+        return self._limits
+
+    def run_plan(self, x: torch.Tensor, plan: Plan) -> None:
+        """Reduce `x` in place by one given plan: for tuning, which measures what no table says yet.
+
+        `x` is contiguous, aligned to 16 bytes, of a dtype that runs natively; every rank passes the
+        same plan.
+
+        Raises:
+            BackendUnavailable: there is no native path.
+        """
+        if self._native is None:
+            raise BackendUnavailable(self.decision.reason)
+        self._native.all_reduce(x, x, plan)
 
     def capacity(self, algorithm: AlgorithmName) -> int:
         """The largest message, in bytes, that one launch carries; 0 without the native path."""
