@@ -109,7 +109,7 @@ void bind_rank(py::module_& m) {
       .def_readonly("phase", &Record::phase)
       .def_readonly("algorithm", &Record::algorithm)
       .def_readonly("epoch", &Record::epoch)
-      .def_readonly("waited_ns", &Record::waited_ns)
+      .def_readonly("waited_ms", &Record::waited_ms)
       .def_property_readonly("ours", [](const Record& r) { return words(r.ours); })
       .def_property_readonly("theirs", [](const Record& r) { return words(r.theirs); })
       .def_readonly("launched", &Record::launched)

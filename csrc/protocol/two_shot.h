@@ -6,6 +6,7 @@
 // 2(N-1)/N of the message on the wire.
 #pragma once
 
+#include "protocol/mailboxes.h"
 #include "protocol/share.h"
 #include "protocol/signature.h"
 
@@ -13,10 +14,6 @@ namespace pyallreduce {
 
 template <typename T, int kWorld, typename Block>
 PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
-  // Happens-before: all writes of this stream's earlier grids, re-arming among them, precede our
-  // pushes.
-  grid_dependency_wait();
-  launch_dependents();
   const uint32_t rank = call.rank;
   const uint32_t vectors = vectors_of<T>(call.elements);
   const uint32_t part = (vectors + kWorld - 1) / kWorld;
@@ -38,39 +35,45 @@ PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
     }
     return shards;
   };
+  Turn turn(call, block.index);
+  const Signatures<kWorld, Block> signatures(block, call);
+  const auto place = [&](const Slab& slab, uint32_t sender) {
+    return slab.two_shot(turn.block, sender);
+  };
+  Mailboxes<kWorld> boxes(call, call.layout.two_shot_tile, place);
+
+  // Happens-before: all writes of this stream's earlier grids, re-arming among them, precede our
+  // pushes.
+  grid_dependency_wait(turn.bits() | signatures.bits() | boxes.bits() | share.count);
+  launch_dependents();
   typename Block::template PerLane<Shards> first;
   // Before the epoch is read, so that all these loads are in flight together.
   share.each(block, 0, [&](uint32_t lane, uint32_t i) { first[lane] = read(i); });
-  Turn turn(call, block.index);
-  const auto shards_of = [&](const Slab& slab, uint32_t sender) {
-    return slab.two_shot(turn.slot, 0, turn.block, sender);
-  };
-  const auto results_of = [&](const Slab& slab, uint32_t sender) {
-    return slab.two_shot(turn.slot, 1, turn.block, sender);
-  };
+  turn.begin();
+  const Mailboxes<kWorld> shards_of = boxes.further(turn.slot * kShots * boxes.shot);
+  const Mailboxes<kWorld> results_of = shards_of.further(boxes.shot);
 
   const auto scatter = [&](uint32_t i, const Shards& shards) {
     if (!turn.ok()) return;  // after an abort nothing is published
 #pragma unroll
     for (uint32_t hop = 1; hop < kWorld; ++hop) {
-      const uint32_t owner = (rank + hop) % kWorld;
-      if (exists(owner, i)) {
-        st_relaxed_sys(shards_of(turn.peer(owner), rank) + i, canonical(shards.hop[hop - 1]));
+      if (exists((rank + hop) % kWorld, i)) {
+        st_relaxed_sys(shards_of.to(hop) + i, canonical(shards.hop[hop - 1]));
       }
     }
   };
   const auto sum = [&](uint32_t i) {
     Words by_rank[kWorld];
-    const Words mine = canonical(own(rank, i));
+    const Words mine = own(rank, i);
     const auto others = [&](uint32_t r) { return r != rank; };
-    const auto box = [&](uint32_t r) { return shards_of(turn.mine(), r) + i; };
+    const auto box = [&](uint32_t r) { return shards_of.from(r) + i; };
     if (!collect(turn, Phase::kShards, by_rank, others, box)) return poison();
 #pragma unroll
-    for (uint32_t r = 0; r < kWorld; ++r) by_rank[r] = r == rank ? mine : by_rank[r];
+    for (uint32_t r = 0; r < kWorld; ++r) by_rank[r] = r == rank ? canonical(mine) : by_rank[r];
     const Words result = reduce<T>(by_rank);
 #pragma unroll
     for (uint32_t hop = 1; hop < kWorld; ++hop) {
-      st_relaxed_sys(results_of(turn.peer((rank + hop) % kWorld), rank) + i, result);
+      st_relaxed_sys(results_of.to(hop) + i, result);
     }
     return result;
   };
@@ -79,13 +82,13 @@ PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
     store<T>(call.out, vector(rank, i), call.elements, turn.ok() ? result : poison());
 #pragma unroll
     for (uint32_t r = 0; r < kWorld; ++r) {
-      if (r != rank) st_relaxed_sys(shards_of(turn.mine(), r) + i, armed());
+      if (r != rank) st_relaxed_sys(shards_of.from(r) + i, armed());
     }
   };
   const auto gather = [&](uint32_t i) {
     Words by_rank[kWorld];
     const auto owners = [&](uint32_t r) { return r != rank && exists(r, i); };
-    const auto box = [&](uint32_t r) { return results_of(turn.mine(), r) + i; };
+    const auto box = [&](uint32_t r) { return results_of.from(r) + i; };
     const bool arrived = collect(turn, Phase::kResults, by_rank, owners, box);
 #pragma unroll
     for (uint32_t r = 0; r < kWorld; ++r) {
@@ -95,12 +98,13 @@ PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
     }
   };
 
-  announce<kWorld>(block, turn);
+  signatures.send(block, turn);
   share.each(block, 0, [&](uint32_t lane, uint32_t i) { scatter(i, first[lane]); });
   for (uint32_t step = 1; step < kAhead; ++step) {
     share.each(block, step, [&](uint32_t, uint32_t i) { scatter(i, read(i)); });
   }
-  confirm<kWorld>(block, turn);
+  enter(block, turn);
+  signatures.check(block, turn);
   typename Block::template PerLane<Words> kept;
   for (uint32_t step = 0; step == 0 || step < share.steps(block.lanes) + kAhead; ++step) {
     share.each(block, step + kAhead, [&](uint32_t, uint32_t i) { scatter(i, read(i)); });
@@ -108,14 +112,14 @@ PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
       if (exists(rank, i)) kept[lane] = sum(i);
     });
     // No output before every signature is checked.
-    if (step == 0 && !block.all(turn.ok())) turn.fail();
+    if (step == 0 && !block.all(turn.ok())) turn.join();
     share.each(block, step, [&](uint32_t lane, uint32_t i) {
       if (exists(rank, i)) finish(i, kept[lane]);
     });
     if (step < kAhead) continue;
     share.each(block, step - kAhead, [&](uint32_t, uint32_t i) { gather(i); });
   }
-  advance(block, turn);
+  leave(block, turn);
 }
 
 }  // namespace pyallreduce
