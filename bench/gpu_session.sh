@@ -16,9 +16,23 @@ run() {  # name, deadline in seconds, command
   local start=$SECONDS
   timeout "$limit" "$@" > "$out/$name.log" 2>&1
   verdict[$name]="exit $? after $((SECONDS - start)) s"
-  printf '== %s: %s\n' "$name" "${verdict[$name]}"; tail -n 25 "$out/$name.log"
+  printf '== %s: %s\n' "$name" "${verdict[$name]}"; tail -n "${TAIL:-25}" "$out/$name.log"
 }
 share=(env PYALLREDUCE_SHARE_GPU=1)
+# The peers travel in the ignored folder .peers: FlashInfer's and SGLang's wheels and sources, or vLLM's library.
+# They are unpacked outside the checkout, once a machine, and only the comparison sees them.
+peers() {
+  local site=${TMPDIR:-/tmp}/peers-site
+  if [ ! -e "$site/unpacked" ]; then
+    python3 -m pip install -q --no-index --no-deps --no-compile --upgrade --target "$site" .peers/*.whl \
+      && touch "$site/unpacked"
+    if [ -e .peers/stable.so.xz ]; then
+      mkdir -p "$site/vllm" && xz -dc .peers/stable.so.xz > "$site/vllm/_C_stable_libtorch.abi3.so"
+    fi
+  fi
+  with_peers=(env "PYTHONPATH=$site:$PWD/.peers${PYTHONPATH:+:$PYTHONPATH}" FLASHINFER_CUDA_ARCH_LIST=9.0a)
+}
+gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader -i 0 | grep -oiE '[a-z]+[0-9]+' | head -n 1 | tr '[:upper:]' '[:lower:]')
 for step in $steps; do
   case $step in
     build) run build 200 env CUDAARCHS=90-real python3 -m pip install --no-build-isolation --no-deps -e . ;;
@@ -27,6 +41,15 @@ for step in $steps; do
     check)
       if [ "$gpus" -ge 2 ]; then run check 300 pyallreduce check --json "$out/check.json"
       else run check 200 "${share[@]}" pyallreduce check --quick --ranks 2 --json "$out/check.json"; fi ;;
+    # More arguments in $COMPARE and $SWEEP, such as COMPARE='--modes graph --samples 30'; the commit in $COMMIT.
+    compare)
+      peers
+      # shellcheck disable=SC2086
+      TAIL=110 run compare 580 "${with_peers[@]}" pyallreduce bench --compare --timeout 560 ${COMMIT:+--commit "$COMMIT"} \
+        -o "$out/compare-${gpu:-gpu}-$gpus.json" ${COMPARE:-} ;;
+    # shellcheck disable=SC2086
+    sweep) run sweep 300 python3 bench/sweep.py "$out/sweep.json" --timeout 290 ${SWEEP:-} ;;
+    tune) run tune 120 pyallreduce tune --output "$out/tuning.json" ;;
     bench) run bench 300 pyallreduce bench -b 1K -e 256M -f 2 --eager --json "$out/bench.json" ;;
     sanitizer) run sanitizer 200 "${share[@]}" compute-sanitizer --tool memcheck --error-exitcode 9 \
       --target-processes all pyallreduce check --quick -d bfloat16 --ranks 2 ;;
