@@ -18,7 +18,7 @@ from typing import TypeVar
 
 import torch
 
-from pyallreduce import _native, validate, wire
+from pyallreduce import _native, tuned, validate, wire
 from pyallreduce.config import Config
 from pyallreduce.errors import BackendUnavailable, SlabMemoryError, WireError
 from pyallreduce.exchange import Exchange
@@ -28,6 +28,7 @@ from pyallreduce.policy import Limits
 from pyallreduce.reasons import Code, Reason
 from pyallreduce.selector import Decision, decide
 from pyallreduce.slab import SlabError, Slabs
+from pyallreduce.table import Table
 from pyallreduce.topology import probe
 from pyallreduce.verdicts import first_veto, joint_verdict
 
@@ -93,6 +94,7 @@ def _set_up(
     layout, reason = _attempt(lambda: _native.load().Layout(exchange.world, config.slab_bytes))
     if layout is None:  # the same arguments, so the same answer, on all ranks
         return None, replace(reason, code=Code.SLAB_SIZE)
+    table = _agree_table(exchange, config, facts, nonce)
     slabs = Slabs(target, index, exchange.rank, layout)
     native: NativePath | None = None
 
@@ -101,7 +103,7 @@ def _set_up(
         return slabs.offer(nonce)
 
     def connect() -> NativePath:
-        limits = Limits(exchange.world, target, _agreed_blocks(facts))
+        limits = Limits(exchange.world, target, _agreed_blocks(facts), table)
         return NativePath(exchange, slabs, limits, config, nonce, index)
 
     offers, veto = _exchange_offers(exchange, nonce, *_attempt(offer))
@@ -122,6 +124,17 @@ def _set_up(
     slabs.close()
     joint_verdict(exchange, nonce, _STAGE_CLOSED, Reason(Code.OK))
     return None, veto
+
+
+def _agree_table(
+    exchange: Exchange, config: Config, facts: tuple[Facts, ...], nonce: bytes
+) -> Table | None:
+    """The tuned table that all ranks have for this group, if they have the same."""
+    mine = tuned.load(tuned.machine_of(facts), tuned.path_of(config.tuning_file))
+    frame = wire.encode_table(
+        wire.TableOffer(mine), nonce=nonce, rank=exchange.rank, world=exchange.world
+    )
+    return tuned.agreed(exchange.gather(frame, "tables"), nonce)
 
 
 def _exchange_offers(

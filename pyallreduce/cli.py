@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The pyallreduce authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: pyallreduce info | check | bench."""
+"""The command line: pyallreduce info | check | bench | tune."""
 
 from __future__ import annotations
 
@@ -15,11 +15,12 @@ from pyallreduce.bench.options import DTYPE_NAMES, MODES, Mode, Options, parse_m
 from pyallreduce.config import Config
 from pyallreduce.errors import PyallreduceError
 
-__all__ = ["bench", "check", "info", "main"]
+__all__ = ["bench", "check", "info", "main", "tune"]
 
 _BACKENDS = ("auto", "one_shot", "two_shot", "nccl", "gloo")
 _GPU_RANGE, _CPU_RANGE = ("1K", "256M"), ("1K", "4M")
 _SAMPLES = 50
+_STARTING_S = 60.0  # for the ranks of `tune` to come up, and for its last size
 _PUBLISHED = 200  # replays of a comparison on GPUs
 
 
@@ -266,6 +267,55 @@ def bench(
         lambda: command.run(options, place, timeout_s=timeout, output=output, command=_command())
     )
     sys.exit(0 if passed else 1)
+
+
+@main.command()
+@_ranks
+@_device
+@click.option("-b", "--minbytes", callback=_size, default="1K", show_default=True, metavar="BYTES")
+@click.option(
+    "-e", "--maxbytes", callback=_size, metavar="BYTES",
+    help="Largest message. [default: 64M on GPUs, 1M on the CPU]",
+)  # fmt: skip
+@click.option(
+    "--seconds", type=click.FloatRange(1), default=45.0, show_default=True,
+    help="No further size is begun after so long.",
+)  # fmt: skip
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path),
+    help="Where to store the table. [default: where every start looks for it]",
+)  # fmt: skip
+def tune(
+    ranks: int | None,
+    device: Any,
+    minbytes: int,
+    maxbytes: int | None,
+    seconds: float,
+    output: Path | None,
+) -> None:
+    """Measure this machine and store the dispatch table for it, in under a minute.
+
+    Every later start of a group like this one uses it, if all its ranks find the same table. Set
+    PYALLREDUCE_TUNING_FILE to keep it elsewhere, or to off for the shipped one.
+    """
+    from pyallreduce.bench.tune import run
+    from pyallreduce.info import gpu_count
+    from pyallreduce.launch import place
+    from pyallreduce.tuned import path_of
+
+    config = _or_exit(Config.from_env)
+    placement = _or_exit(lambda: place(ranks, device, gpus=gpu_count(), share_gpu=config.share_gpu))
+    path = output or path_of(config.tuning_file)
+    if path is None:
+        raise click.UsageError("there is no place for the table: use --output")
+    options = {
+        "min_bytes": minbytes,
+        "max_bytes": maxbytes or parse_size("64M" if placement.gpus else "1M"),
+        "seconds": seconds,
+        "dtype": "bfloat16",
+    }
+    table = _or_exit(lambda: run(placement, path, options, timeout_s=seconds + _STARTING_S))
+    sys.exit(0 if table is not None else 1)
 
 
 def _compare(

@@ -32,6 +32,7 @@ from pyallreduce.exchange import Exchange
 from pyallreduce.fallback import OPERATIONS, Fallback
 from pyallreduce.policy import AlgorithmName, Limits, Plan, plan_for, table_lines
 from pyallreduce.reasons import Code, Reason
+from pyallreduce.tuned import machine_of
 
 if TYPE_CHECKING:
     from pyallreduce.facts import Target
@@ -121,6 +122,7 @@ class Communicator:
         found = agreement.decision
         table = table_lines(self._limits) if self._native else (f"{self._fallback.name} always",)
         self.decision = Decision(found.backend, found.reason, found.target, found.requested, table)
+        self.machine = machine_of(agreement.facts)
         self._calls = self._bytes = 0
         self._fallbacks: Counter[str] = Counter()
         self._id = ops.register(self)
@@ -171,7 +173,7 @@ class Communicator:
         if arrays.is_foreign(x):
             return self._foreign(x, out, op, algorithm, tag)
         self._validate(x, out, op, algorithm, tag)
-        code = self._why_not_native(x, op)
+        code = self._why_not_native(x, op, algorithm)
         if code is not None and algorithm not in (None, "auto"):
             why = Reason(code).cause if self._native else self.decision.reason
             self._reject(code, f"algorithm={algorithm!r}, op={op!r}, {x.dtype}: {why}")
@@ -198,11 +200,19 @@ class Communicator:
             and x.layout is torch.strided
             and x.dtype in arrays.DTYPE_CODES
             and not x.requires_grad
+            and not self._native.left_to_nccl(x.nbytes)
         )
 
     def plan(self, nbytes: int) -> str:
-        """The algorithm that default dispatch picks for a message of `nbytes` bytes."""
+        """The algorithm that default dispatch picks for a message of `nbytes` bytes, or "nccl"."""
+        if self._native is not None and self._native.left_to_nccl(nbytes):
+            return "nccl"
         return plan_for(nbytes, self._limits, self.config.algorithm).name
+
+    @property
+    def one_order(self) -> bool:
+        """Whether float sums of every size have the one order of summation, rank 0 to N-1."""
+        return self._native is not None and not self._native.leaves
 
     def plan_of(self, nbytes: int, algorithm: AlgorithmName = "auto") -> Plan:
         """The launch that carries a message of `nbytes` bytes natively."""
@@ -356,12 +366,19 @@ class Communicator:
         self._calls += 1
         self._bytes += nbytes
 
-    def _why_not_native(self, x: torch.Tensor, op: str) -> Code | None:
-        if self._native is None:
+    def _why_not_native(
+        self, x: torch.Tensor, op: str, algorithm: AlgorithmName | None
+    ) -> Code | None:
+        native = self._native
+        if native is None:
             return self.decision.reason.code
         if op != "sum":
             return Code.OP
-        return None if x.dtype in arrays.DTYPE_CODES else Code.DTYPE
+        if x.dtype not in arrays.DTYPE_CODES:
+            return Code.DTYPE
+        if native.leaves and algorithm in (None, "auto") and native.left_to_nccl(x.nbytes):
+            return Code.SIZE_POLICY
+        return None
 
     def _validate(self, x: Any, out: Any, op: str, algorithm: str | None, tag: int) -> None:
         if not isinstance(x, torch.Tensor):

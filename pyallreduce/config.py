@@ -23,6 +23,7 @@ Backend = Literal["auto", "native", "nccl"]
 Algorithm = Literal["auto", "one_shot", "two_shot"]
 
 _PREFIX = "PYALLREDUCE_"
+_VLLM_BATCH_INVARIANT = "VLLM_BATCH_INVARIANT"
 _KIB, _MIB, _GIB = 1 << 10, 1 << 20, 1 << 30
 _SLAB_RANGE = (64 * _KIB, 16 * _GIB)
 # The environment keeps to whole seconds and more: below, a busy machine passes for a dead one.
@@ -45,6 +46,9 @@ class Config:
         notice_ms: a wait that lasts this long gets a line in the log, in ms.
         exchange_timeout_ms: longest wait of each step of the start-up exchange, in ms.
         share_gpu: allows several ranks on one GPU, which take turns: slow, an aid for tests.
+        batch_invariant: no size goes to NCCL, so that one order of summation holds for all.
+        tuning_file: where `pyallreduce tune` keeps its tables; empty for the usual place, "off"
+            for the shipped tables.
 
     Raises:
         ConfigError: a value of the wrong type or out of its range.
@@ -57,11 +61,15 @@ class Config:
     notice_ms: int = 5_000
     exchange_timeout_ms: int = 60_000
     share_gpu: bool = False
+    batch_invariant: bool = False
+    tuning_file: str = ""
 
     def __post_init__(self) -> None:
         _require_choice("backend", self.backend, get_args(Backend))
         _require_choice("algorithm", self.algorithm, get_args(Algorithm))
         _require_choice("share_gpu", self.share_gpu, (False, True))
+        _require_choice("batch_invariant", self.batch_invariant, (False, True))
+        _require_text("tuning_file", self.tuning_file)
         _require_range("slab_bytes", self.slab_bytes, *_SLAB_RANGE)
         _require_range("timeout_ms", self.timeout_ms, *_TIMEOUT_RANGE_MS)
         _require_range("notice_ms", self.notice_ms, *_TIMEOUT_RANGE_MS)
@@ -71,6 +79,8 @@ class Config:
     def from_env(cls, environ: Mapping[str, str] = os.environ) -> Config:
         """Read the PYALLREDUCE_* variables of `environ`; an empty one counts as unset.
 
+        VLLM_BATCH_INVARIANT=1 asks for `batch_invariant` as well: either of the two does.
+
         Raises:
             ConfigError: an unknown value, with the choices, or an unknown variable, with the
                 known ones.
@@ -78,13 +88,14 @@ class Config:
         known = {variable.name: variable for variable in VARIABLES}
         fields: dict[str, Any] = {}
         for name, text in environ.items():
-            if not name.startswith(_PREFIX):
+            if not name.startswith(_PREFIX) and name != _VLLM_BATCH_INVARIANT:
                 continue
             if name not in known:
                 raise ConfigError(_unknown(name, list(known)))
             variable = known[name]
             if variable.field and text.strip():
-                fields[variable.field] = variable.read(text)
+                value = variable.read(text)
+                fields[variable.field] = fields.get(variable.field) or value
         return cls(**fields)
 
     @property
@@ -104,9 +115,16 @@ class Config:
     def digest(self) -> bytes:
         """8 bytes over the settings that all ranks must share.
 
-        The times are left out: each rank may bound its own waits.
+        The times are left out: each rank may bound its own waits. So is the place of the tuned
+        tables: the ranks agree on what is in them.
         """
-        shared = (self.backend, self.algorithm, self.slab_bytes, self.share_gpu)
+        shared = (
+            self.backend,
+            self.algorithm,
+            self.slab_bytes,
+            self.share_gpu,
+            self.batch_invariant,
+        )
         return hashlib.blake2b(repr(shared).encode(), digest_size=8).digest()
 
 
@@ -181,6 +199,12 @@ def _require_choice(name: str, value: object, choices: tuple[object, ...]) -> No
         raise ConfigError(message)
 
 
+def _require_text(name: str, value: object) -> None:
+    if type(value) is not str:
+        message = f"{name}={value!r}: expected text"
+        raise ConfigError(message)
+
+
 def _require_range(name: str, value: object, low: int, high: int) -> None:
     if type(value) is not int or not low <= value <= high:
         message = f"{name}={value!r}: expected an integer from {low} to {high}"
@@ -243,6 +267,29 @@ VARIABLES: tuple[Variable, ...] = (
         meaning="1 allows several ranks on one GPU, which take turns: slow, an aid for tests",
         field="share_gpu",
         parse=_flag,
+    ),
+    Variable(
+        name="PYALLREDUCE_BATCH_INVARIANT",
+        values="0 or 1",
+        default="0",
+        meaning="1: no size goes to NCCL, so that one order of summation holds for all",
+        field="batch_invariant",
+        parse=_flag,
+    ),
+    Variable(
+        name=_VLLM_BATCH_INVARIANT,
+        values="0 or 1",
+        default="0",
+        meaning="vLLM's own variable; 1 asks for the same",
+        field="batch_invariant",
+        parse=_flag,
+    ),
+    Variable(
+        name="PYALLREDUCE_TUNING_FILE",
+        values="a path, or off",
+        default="",
+        meaning="where `pyallreduce tune` keeps its tables; off: the shipped tables are used",
+        field="tuning_file",
     ),
     Variable(
         name="PYALLREDUCE_CUDA",

@@ -23,7 +23,7 @@ from pyallreduce.config import Config
 from pyallreduce.errors import BackendUnavailable, PyallreduceError
 from pyallreduce.exchange import Exchange
 from pyallreduce.failure import Stop, error_from, stop_of
-from pyallreduce.policy import AlgorithmName, Limits, Plan, plan_for
+from pyallreduce.policy import AlgorithmName, Limits, Plan, left_to_nccl, plan_for, table_for
 from pyallreduce.reasons import Code, Reason
 from pyallreduce.verdicts import joint_verdict
 
@@ -63,7 +63,7 @@ class NativePath:
     Args:
         exchange: carries the joint verdicts of `renew`.
         slabs: allocated, armed and opened.
-        limits: what the ranks agreed on.
+        limits: what the ranks agreed on. `leaves` says that some sizes go to NCCL by it.
         nonce: of the job; it names this group in its verdicts.
         device: CUDA device index; ignored on the host target.
     """
@@ -86,6 +86,8 @@ class NativePath:
         self._device = device
         self._rank: Rank = slabs.connect()
         self._plans: dict[int, Plan] = {}
+        may_leave = config.algorithm == "auto" and not config.batch_invariant
+        self.leaves = may_leave and table_for(limits).leaves
         self._generation = 1
         self._renew_due = False
         self._stream: int | None = None
@@ -105,6 +107,10 @@ class NativePath:
             plan = plan_for(nbytes, self.limits, self._config.algorithm)
             self._plans[nbytes] = plan
         return plan
+
+    def left_to_nccl(self, nbytes: int) -> bool:
+        """Whether default dispatch gives a message of this size to the fallback."""
+        return self.leaves and left_to_nccl(nbytes, self.limits)
 
     def all_reduce(self, x: torch.Tensor, out: torch.Tensor, plan: Plan, tag: int = 0) -> None:
         """Sum `x` over the ranks into `out`, on the current stream. Both contiguous and aligned.

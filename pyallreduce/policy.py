@@ -12,31 +12,28 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from pyallreduce import shipped
 from pyallreduce.facts import Target
+from pyallreduce.table import Entry, Table
 
-__all__ = ["ALGORITHM_NAMES", "ONE_SHOT", "TWO_SHOT", "Limits", "Plan", "plan_for", "table_lines"]
+__all__ = [
+    "ALGORITHM_NAMES",
+    "ONE_SHOT",
+    "TWO_SHOT",
+    "Limits",
+    "Plan",
+    "left_to_nccl",
+    "plan_for",
+    "table_for",
+    "table_lines",
+]
 
 ONE_SHOT, TWO_SHOT = 1, 2  # csrc/protocol/call.h, enum Algorithm
 ALGORITHM_NAMES = {ONE_SHOT: "one_shot", TWO_SHOT: "two_shot"}
+_CODES = {name: code for code, name in ALGORITHM_NAMES.items()}
 AlgorithmName = Literal["auto", "one_shot", "two_shot"]
 
 _VECTOR = 16  # bytes
-_KIB = 1024
-
-# Largest message in bytes that one-shot carries on a GPU. Measured for 2 and 4 ranks on H100s with
-# a prototype of the same algorithms; the others from the model: two-shot saves (N-1)(1-2/N) of the
-# message on a wire of 365 GB/s and costs about 1.3 us for its second hop.
-_ONE_SHOT_LIMIT = {
-    2: 2048 * _KIB,
-    3: 512 * _KIB,
-    4: 256 * _KIB,
-    5: 192 * _KIB,
-    6: 128 * _KIB,
-    7: 96 * _KIB,
-    8: 64 * _KIB,
-}
-# On the host a hop is a context switch or two: one-shot until its copies outweigh that.
-_ONE_SHOT_LIMIT_HOST = 64 * _KIB
 
 
 @dataclass(frozen=True)
@@ -54,42 +51,65 @@ class Plan:
 
 @dataclass(frozen=True)
 class Limits:
-    """What all ranks agreed on: world size, target, and the most blocks that are co-resident."""
+    """What all ranks agreed on: world size, target, the most blocks that are co-resident, and the
+    tuned table, None for the shipped one."""
 
     world: int
     target: Target
     blocks: int
+    table: Table | None = None
+
+
+def table_for(limits: Limits) -> Table:
+    """The table in force."""
+    return _shipped(limits) if limits.table is None else limits.table
+
+
+def left_to_nccl(nbytes: int, limits: Limits) -> bool:
+    """Whether the table gives a message of this size to NCCL. Not to be asked where one order of
+    summation is promised (`Config.batch_invariant`)."""
+    return table_for(limits).entry(nbytes).algorithm == "nccl"
 
 
 def plan_for(nbytes: int, limits: Limits, algorithm: AlgorithmName = "auto") -> Plan:
-    """The plan for a message of `nbytes` bytes; `algorithm` other than "auto" forces one."""
-    code = _algorithm(nbytes, limits, algorithm)
+    """The plan for a message of `nbytes` bytes; `algorithm` other than "auto" forces one.
+
+    Where the table says NCCL, this is the launch of the shipped one, for those who may not follow.
+    """
+    entry = table_for(limits).entry(nbytes)
+    if entry.algorithm == "nccl":
+        entry = _shipped(limits).entry(nbytes)
+    if algorithm != "auto" and algorithm != entry.algorithm:
+        entry = Entry(entry.up_to, algorithm)
+    code = _CODES[entry.algorithm]
     owners = 1 if code == ONE_SHOT else limits.world
-    vectors = -(-nbytes // (_VECTOR * owners))
+    vectors = max(1, -(-nbytes // (_VECTOR * owners)))
     if limits.target == "host":
-        lanes = 64
-        return Plan(code, _clamp(-(-vectors // 1024), 1, min(8, limits.blocks)), lanes)
-    lanes = _lanes(vectors, limits.blocks)
-    return Plan(code, _clamp(-(-vectors // lanes), 1, limits.blocks), lanes)
+        most = min(entry.blocks or 8, limits.blocks)
+        return Plan(code, min(-(-vectors // 1024), most), 64)
+    most = min(entry.blocks or limits.blocks, limits.blocks)
+    lanes = entry.lanes or _lanes(vectors, most)
+    return Plan(code, min(-(-vectors // lanes), most), lanes)
 
 
 def table_lines(limits: Limits) -> tuple[str, ...]:
-    """The table in force, for people."""
-    edge = _limit(limits)
+    """The table in force, for people: what it is, then a line an entry."""
+    table = table_for(limits)
     return (
-        f"one_shot up to {edge} bytes, two_shot above",
-        f"at most {limits.blocks} blocks of 128 to 480 lanes",
+        f"{table.source} table for {limits.world} ranks, at most {limits.blocks} blocks",
+        *(_line(entry, last=entry is table.entries[-1]) for entry in table.entries),
     )
 
 
-def _algorithm(nbytes: int, limits: Limits, forced: AlgorithmName) -> int:
-    if forced != "auto":
-        return ONE_SHOT if forced == "one_shot" else TWO_SHOT
-    return ONE_SHOT if nbytes <= _limit(limits) else TWO_SHOT
+def _shipped(limits: Limits) -> Table:
+    return shipped.HOST if limits.target == "host" else shipped.GPU[limits.world]
 
 
-def _limit(limits: Limits) -> int:
-    return _ONE_SHOT_LIMIT_HOST if limits.target == "host" else _ONE_SHOT_LIMIT[limits.world]
+def _line(entry: Entry, *, last: bool) -> str:
+    sizes = "above" if last else f"up to {entry.up_to} bytes"
+    blocks = f", at most {entry.blocks} blocks" if entry.blocks else ""
+    lanes = f" of {entry.lanes} lanes" if entry.lanes else ""
+    return f"{entry.algorithm} {sizes}{blocks}{lanes}"
 
 
 def _lanes(vectors: int, blocks: int) -> int:
@@ -97,7 +117,3 @@ def _lanes(vectors: int, blocks: int) -> int:
     if vectors <= 128 * blocks:
         return 128
     return 256 if vectors <= 256 * blocks else 480
-
-
-def _clamp(value: int, low: int, high: int) -> int:
-    return max(low, min(value, high))

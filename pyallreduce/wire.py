@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The pyallreduce authors
 # SPDX-License-Identifier: Apache-2.0
-"""Fixed-size binary frames for the start-up exchange: facts, slab offers, verdicts.
+"""Fixed-size binary frames for the start-up exchange: facts, slab offers, verdicts, tables.
 
 All frames have `FRAME_BYTES` bytes, so that one all-gather of a uint8 CPU tensor carries any of
 them. Little-endian:
@@ -25,6 +25,16 @@ from pyallreduce.config import Backend
 from pyallreduce.errors import WireError
 from pyallreduce.facts import MAX_LINKS, Facts, Link, Module, Target
 from pyallreduce.reasons import Code, Reason
+from pyallreduce.table import (
+    MAX_BLOCKS,
+    MAX_BYTES,
+    MAX_ENTRIES,
+    MAX_LANES,
+    Carrier,
+    Entry,
+    Table,
+    TableError,
+)
 from pyallreduce.wire_fields import Choice, Constant, Flag, Integer, Layout, Raw, Text
 
 __all__ = [
@@ -36,16 +46,18 @@ __all__ = [
     "Header",
     "Kind",
     "SlabOffer",
+    "TableOffer",
     "Verdict",
     "decode",
     "encode_facts",
     "encode_slab",
+    "encode_table",
     "encode_verdict",
     "read_header",
 ]
 
 # Raised with every change of a frame's layout, or of the order of `reasons.Code`.
-WIRE_VERSION = 1
+WIRE_VERSION = 2
 FRAME_BYTES = 2048
 NONCE_BYTES = 16
 HANDLE_BYTES = 64
@@ -59,6 +71,7 @@ class Kind(enum.IntEnum):
     FACTS = 0
     SLAB = 1
     VERDICT = 2
+    TABLE = 3
 
 
 @dataclass(frozen=True)
@@ -103,6 +116,13 @@ class Verdict:
     @property
     def reason(self) -> Reason:
         return Reason(self.code, self.detail)
+
+
+@dataclass(frozen=True)
+class TableOffer:
+    """The tuned dispatch table that one rank has for this group; None where it has none."""
+
+    table: Table | None
 
 
 _PREAMBLE = Layout(
@@ -161,19 +181,35 @@ _VERDICT = Layout(
     Choice("code", "H", tuple(Code)),
     Text("detail", 200, cut=True),
 )
+_TABLE = Layout(
+    Integer("count", "H", 0, MAX_ENTRIES),
+    Raw("digest", 8),
+)
+_ENTRY = Layout(
+    Integer("up_to", "Q", 1, MAX_BYTES),
+    Choice("algorithm", "B", get_args(Carrier)),
+    Integer("blocks", "H", 0, MAX_BLOCKS),
+    Integer("lanes", "H", 0, MAX_LANES),
+)
+_NO_DIGEST = bytes(8)
 
 _BODY = _PREAMBLE.size + _HEADER.size
 _END = FRAME_BYTES - _CHECKSUM_BYTES
 
-R = TypeVar("R", Facts, SlabOffer, Verdict)
-_KINDS: dict[type, Kind] = {Facts: Kind.FACTS, SlabOffer: Kind.SLAB, Verdict: Kind.VERDICT}
+R = TypeVar("R", Facts, SlabOffer, Verdict, TableOffer)
+_KINDS: dict[type, Kind] = {
+    Facts: Kind.FACTS,
+    SlabOffer: Kind.SLAB,
+    Verdict: Kind.VERDICT,
+    TableOffer: Kind.TABLE,
+}
 
 
 def encode_facts(facts: Facts, *, nonce: bytes) -> bytes:
     """The frame of `facts`, sent by `facts.rank`; its texts for reading are cut to size.
 
     Raises:
-        WireError: a value that no frame can carry; so do the other two.
+        WireError: a value that no frame can carry; so do the others.
     """
     if len(facts.links) > MAX_LINKS:
         raise WireError(f"{len(facts.links)}, expected at most {MAX_LINKS}", field="links")
@@ -190,6 +226,15 @@ def encode_slab(offer: SlabOffer, *, nonce: bytes, rank: int, world: int) -> byt
 def encode_verdict(verdict: Verdict, *, nonce: bytes, rank: int, world: int) -> bytes:
     """The frame of `verdict`, sent by `rank` of `world`."""
     return _frame(Kind.VERDICT, _VERDICT.pack(vars(verdict)), nonce=nonce, rank=rank, world=world)
+
+
+def encode_table(offer: TableOffer, *, nonce: bytes, rank: int, world: int) -> bytes:
+    """The frame of `offer`, sent by `rank` of `world`."""
+    entries = () if offer.table is None else offer.table.entries
+    digest = _NO_DIGEST if offer.table is None else offer.table.digest()
+    body = _TABLE.pack({"count": len(entries), "digest": digest})
+    body += b"".join(_ENTRY.pack(vars(entry)) for entry in entries)
+    return _frame(Kind.TABLE, body, nonce=nonce, rank=rank, world=world)
 
 
 def read_header(frame: bytes) -> Header:
@@ -219,7 +264,7 @@ def decode(
     rank: int | None = None,
     world: int | None = None,
 ) -> R:
-    """Read one frame as a `Facts`, `SlabOffer` or `Verdict`, as `record` says.
+    """Read one frame as a `Facts`, `SlabOffer`, `Verdict` or `TableOffer`, as `record` says.
 
     Args:
         frame: any bytes.
@@ -242,6 +287,8 @@ def decode(
     body = frame[_BODY : _BODY + header.length]
     if record is Facts:
         return _read_facts(header, body)
+    if record is TableOffer:
+        return _read_table(body)
     layout = _SLAB if record is SlabOffer else _VERDICT
     _check_length(len(body) == layout.size, len(body))
     return record(**layout.unpack(body))
@@ -259,6 +306,22 @@ def _read_facts(header: Header, body: bytes) -> Facts:
         world=header.world,
         links=tuple(Link(**_LINK.unpack(links[at : at + _LINK.size])) for at in starts),
     )
+
+
+def _read_table(body: bytes) -> TableOffer:
+    head, rows = body[: _TABLE.size], body[_TABLE.size :]
+    _check_length(len(head) == _TABLE.size, len(body))
+    fields = _TABLE.unpack(head)
+    _check_length(len(rows) == fields["count"] * _ENTRY.size, len(body))
+    starts = range(0, len(rows), _ENTRY.size)
+    entries = tuple(Entry(**_ENTRY.unpack(rows[at : at + _ENTRY.size])) for at in starts)
+    try:
+        table = Table(entries, "tuned") if entries else None
+    except TableError as error:
+        raise WireError(str(error), field="entries") from error
+    if fields["digest"] != (_NO_DIGEST if table is None else table.digest()):
+        raise WireError("does not match the entries", field="digest")
+    return TableOffer(table)
 
 
 def _frame(kind: Kind, body: bytes, *, nonce: bytes, rank: int, world: int) -> bytes:

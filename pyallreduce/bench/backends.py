@@ -50,7 +50,8 @@ class Ours:
 
     @property
     def exact(self) -> bool:
-        return self.comm.decision.backend == "native"
+        native = self.comm.decision.backend == "native"
+        return native and (self.algorithm != "auto" or self.comm.one_order)
 
     @property
     def capturable(self) -> bool:

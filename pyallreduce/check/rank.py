@@ -103,7 +103,9 @@ class Check:
 
     @property
     def _native(self) -> bool:
-        return self.comm.decision.backend == "native"
+        """Whether bits are promised: not where the table leaves sizes to NCCL."""
+        native = self.comm.decision.backend == "native"
+        return native and (self.algorithm != "auto" or self.comm.one_order)
 
     def _ladder(self, shape: Literal["plain", "in place"], turn: int) -> Judged:
         sizes = ladder(self.dtype.itemsize, self._capacity(), self.quick)

@@ -27,6 +27,15 @@ def test_defaults() -> None:
     assert config.share_gpu is False
 
 
+@pytest.mark.parametrize("ours", ["0", "1", ""])
+@pytest.mark.parametrize("vllms", ["0", "1", ""])
+def test_either_variable_asks_for_batch_invariance(ours: str, vllms: str) -> None:
+    environ = {"PYALLREDUCE_BATCH_INVARIANT": ours, "VLLM_BATCH_INVARIANT": vllms}
+    assert Config.from_env(environ).batch_invariant is ("1" in (ours, vllms))
+    backwards = dict(reversed(environ.items()))
+    assert Config.from_env(backwards) == Config.from_env(environ)
+
+
 def test_config_is_frozen() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         Config().backend = "nccl"  # type: ignore[misc]
@@ -47,6 +56,10 @@ def test_config_is_frozen() -> None:
         ("PYALLREDUCE_EXCHANGE_TIMEOUT_MS", "5000", "exchange_timeout_ms", 5000),
         ("PYALLREDUCE_SHARE_GPU", "1", "share_gpu", True),
         ("PYALLREDUCE_SHARE_GPU", "0", "share_gpu", False),
+        ("PYALLREDUCE_BATCH_INVARIANT", "1", "batch_invariant", True),
+        ("VLLM_BATCH_INVARIANT", "1", "batch_invariant", True),
+        ("PYALLREDUCE_TUNING_FILE", "off", "tuning_file", "off"),
+        ("PYALLREDUCE_TUNING_FILE", "/a/b.json", "tuning_file", "/a/b.json"),
     ],
 )
 def test_reads_each_variable(name: str, text: str, field: str, value: object) -> None:
@@ -120,6 +133,8 @@ def test_any_text_gives_a_config_or_a_config_error(variable: Any, text: str) -> 
         {"timeout_ms": True},
         {"exchange_timeout_ms": -1},
         {"share_gpu": 1},
+        {"batch_invariant": 1},
+        {"tuning_file": None},
     ],
     ids=str,
 )
@@ -142,6 +157,8 @@ def test_tests_may_wait_less_than_users() -> None:
         ({"algorithm": "one_shot"}, False),
         ({"slab_bytes": 32 * MIB}, False),
         ({"share_gpu": True}, False),
+        ({"batch_invariant": True}, False),
+        ({"tuning_file": "off"}, True),
     ],
     ids=str,
 )

@@ -17,10 +17,11 @@ from pyallreduce import wire
 from pyallreduce.errors import WireError
 from pyallreduce.facts import Facts, Link
 from pyallreduce.reasons import Code, Reason
-from pyallreduce.wire import FRAME_BYTES, MAX_LINKS, SlabOffer, Verdict, decode
+from pyallreduce.table import MAX_BYTES, MAX_LANES, Entry, Table
+from pyallreduce.wire import FRAME_BYTES, MAX_LINKS, SlabOffer, TableOffer, Verdict, decode
 
 NONCE = bytes(range(16))
-RECORDS: tuple[Any, ...] = (Facts, SlabOffer, Verdict)
+RECORDS: tuple[Any, ...] = (Facts, SlabOffer, Verdict, TableOffer)
 
 ascii_text = st.text(st.characters(min_codepoint=32, max_codepoint=126), max_size=32)
 bits = st.integers(0, FRAME_BYTES * 8 - 1)
@@ -78,7 +79,18 @@ offers = st.builds(
 verdicts = st.builds(
     Verdict, stage=st.integers(0, 65_535), code=st.sampled_from(Code), detail=words(200)
 )
-records = st.one_of(all_facts, offers, verdicts)
+entries = st.builds(
+    Entry,
+    up_to=st.integers(1, MAX_BYTES),
+    algorithm=st.sampled_from(["one_shot", "two_shot", "nccl"]),
+    blocks=st.integers(0, 1024),
+    lanes=st.integers(0, MAX_LANES // 32).map(lambda warps: 32 * warps),
+)
+tables = st.lists(entries, min_size=1, max_size=64, unique_by=lambda e: e.up_to).map(
+    lambda rows: Table(tuple(sorted(rows, key=lambda e: e.up_to)), "tuned")
+)
+table_offers = st.builds(TableOffer, table=st.none() | tables)
+records = st.one_of(all_facts, offers, verdicts, table_offers)
 
 OFFER = SlabOffer(
     handle=bytes(64),
@@ -94,11 +106,15 @@ OFFER = SlabOffer(
 VERDICT = Verdict(stage=3, code=Code.IPC_OPEN, detail="rank 1 (GPU-1a2b3c4d)")
 
 
-def encode(record: Facts | SlabOffer | Verdict, rank: int = 1, world: int = 2) -> bytes:
+def encode(
+    record: Facts | SlabOffer | Verdict | TableOffer, rank: int = 1, world: int = 2
+) -> bytes:
     if isinstance(record, Facts):
         return wire.encode_facts(record, nonce=NONCE)
     if isinstance(record, SlabOffer):
         return wire.encode_slab(record, nonce=NONCE, rank=rank, world=world)
+    if isinstance(record, TableOffer):
+        return wire.encode_table(record, nonce=NONCE, rank=rank, world=world)
     return wire.encode_verdict(record, nonce=NONCE, rank=rank, world=world)
 
 
@@ -164,7 +180,7 @@ def test_any_bytes_are_refused(data: bytes) -> None:
 
 @given(st.binary(max_size=FRAME_BYTES), st.integers(0, 3), st.integers(0, FRAME_BYTES))
 def test_any_body_under_a_right_header(body: bytes, kind: int, length: int) -> None:
-    header = b"PYAR" + (1).to_bytes(2, "little") + kind.to_bytes(2, "little")
+    header = b"PYAR" + wire.WIRE_VERSION.to_bytes(2, "little") + kind.to_bytes(2, "little")
     header += length.to_bytes(4, "little") + NONCE + bytes([1, 0, 2, 0])
     frame = (header + body).ljust(FRAME_BYTES, b"\0")[:FRAME_BYTES]
     assert_canonical_or_refused(seal(frame))
@@ -174,7 +190,7 @@ def test_any_body_under_a_right_header(body: bytes, kind: int, length: int) -> N
     ("at", "new", "field"),
     [
         (0, b"PYAS", "magic"),
-        (4, b"\2\0", "version"),
+        (4, b"\1\0", "version"),
         (6, b"\7\0", "kind"),
         (8, b"\0\0\0\0", "length"),
         (8, b"\xff\xff\0\0", "length"),

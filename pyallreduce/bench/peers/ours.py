@@ -21,13 +21,12 @@ def make(algorithm: str, place: Place) -> Peer:
 
 
 class Ours(Peer):
-    exact = True
-
     def __init__(self, place: Place, algorithm: AlgorithmName) -> None:
         super().__init__(place)
         self._comm = Communicator(device=place.device)
         if self._comm.decision.backend != "native":
             raise BackendUnavailable(self._comm.decision.reason)
+        self.exact = algorithm != "auto" or self._comm.one_order
         self._algorithm = algorithm
         self._forced = None if algorithm == "auto" else algorithm
         self._arena = Arena(
@@ -46,10 +45,13 @@ class Ours(Peer):
 
     def detail(self, nbytes: int) -> str:
         plan = self._comm.plan_of(nbytes, self._algorithm)
-        return f"{plan.name} {plan.blocks}x{plan.lanes}"
+        return "nccl" if self._left(nbytes) else f"{plan.name} {plan.blocks}x{plan.lanes}"
 
     def blocks(self, nbytes: int) -> int | None:
-        return self._comm.plan_of(nbytes, self._algorithm).blocks
+        return None if self._left(nbytes) else self._comm.plan_of(nbytes, self._algorithm).blocks
+
+    def _left(self, nbytes: int) -> bool:
+        return self._algorithm == "auto" and self._comm.plan(nbytes) == "nccl"
 
     def close(self) -> None:
         self._comm.close()

@@ -1,0 +1,37 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""The shipped dispatch tables, by world size: the one place where these numbers stand.
+
+An entry is (largest message in bytes, algorithm, blocks, lanes); 0 blocks or lanes leave the shape
+to the rule of `policy.py`. bench/sweep.py measures what belongs here, bench/NOTES.md says when it
+was.
+"""
+
+from __future__ import annotations
+
+from pyallreduce.table import MAX_BYTES, Entry, Table
+
+__all__ = ["GPU", "HOST"]
+
+_KIB, _MIB = 1024, 1024 * 1024
+
+
+def _by_limit(one_shot_limit: int) -> Table:
+    return Table((Entry(one_shot_limit, "one_shot"), Entry(MAX_BYTES, "two_shot")))
+
+
+GPU: dict[int, Table] = {
+    # Measured on H100s, with a prototype of the same algorithms.
+    2: _by_limit(2 * _MIB),
+    4: _by_limit(256 * _KIB),
+    # By the model: two-shot saves (N-1)(1-2/N) of the message on a wire of 365 GB/s and costs about
+    # 1.3 us for its second hop.
+    3: _by_limit(512 * _KIB),
+    5: _by_limit(192 * _KIB),
+    6: _by_limit(128 * _KIB),
+    7: _by_limit(96 * _KIB),
+    8: _by_limit(64 * _KIB),
+}
+
+# On the host a hop is a context switch or two: one-shot until its copies outweigh that.
+HOST = _by_limit(64 * _KIB)
