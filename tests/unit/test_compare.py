@@ -299,7 +299,7 @@ def test_views_are_aligned_and_apart() -> None:
     assert (second.data_ptr() - first.data_ptr()) % 256 == 0
 
 
-def test_ping_pong_goes_to_and_fro() -> None:
+def test_ping_pong_goes_back_and_forth() -> None:
     class Twice(PingPong):
         def __init__(self, place: Place) -> None:
             super().__init__(place)

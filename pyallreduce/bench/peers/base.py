@@ -124,7 +124,7 @@ class Peer(ABC):
 
 class PingPong(Peer):
     """A backend that sums out of place: the result of a buffer is another one, and the other way
-    round, so that dependent calls go to and fro."""
+    round, so that dependent calls go back and forth."""
 
     def __init__(self, place: Place) -> None:
         super().__init__(place)
