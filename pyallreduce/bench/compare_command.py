@@ -14,10 +14,12 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from pyallreduce import _native
 from pyallreduce.bench import command
 from pyallreduce.bench.compare import Comparison, Plan, Tell
 from pyallreduce.bench.compare_report import summary, tables, write_json
 from pyallreduce.bench.peers.registry import Entry
+from pyallreduce.config import Config
 from pyallreduce.info import header
 from pyallreduce.launch import Placement
 
@@ -42,6 +44,8 @@ def run(
     head["versions"].update(_versions())
     head["ranks"] = str(placement)
     head["environment"] = {name: os.environ[name] for name in _VARIABLES if name in os.environ}
+    if memory := _slab_bytes(placement.ranks):
+        head["slab_bytes"] = memory
     if commit:
         head["commit"] = commit
     cells = plan.cells * sum(len(entry.algorithms) for entry in entries)
@@ -134,6 +138,13 @@ class _Lines:
         if self._figures:
             click.echo(f"{' '.join(self._row)}: {' '.join(self._figures)}")
         self._figures = []
+
+
+def _slab_bytes(world: int) -> int:
+    """Memory that a rank shares; 0 where the module is not built."""
+    if _native.state().status not in ("cuda", "host"):
+        return 0
+    return int(_native.load().Layout(world, Config.from_env().slab_bytes).bytes)
 
 
 def _versions() -> dict[str, str]:

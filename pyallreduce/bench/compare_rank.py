@@ -9,6 +9,7 @@ more comes.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import traceback
 from dataclasses import asdict
@@ -101,6 +102,7 @@ class Rows:
             self._say({"begin": [self._algorithm, dtype, mode, nbytes]})
             self._say({"cell": asdict(self._cell(peer, data[dtype], dtype, mode, nbytes))})
         self._say({"done": self._algorithm})
+        gc.collect()  # NCCL waits for the graphs that hold its kernels
         peer.close()
 
     def _cell(self, peer: Peer, data: Data, dtype: str, mode: Mode, nbytes: int) -> Record:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pyallreduce.bench.compare import Failure
-from pyallreduce.bench.goals import Cell, cells
+from pyallreduce.bench.goals import Cell, cells, dtypes_apart, long_tails
 from pyallreduce.bench.report import Record
 
 __all__ = ["columns_of", "read_records", "summary", "tables", "write_json"]
@@ -63,6 +63,13 @@ def summary(records: Sequence[Record], failures: Sequence[Failure]) -> list[str]
     for title in dict.fromkeys(r.title for r in wrong):
         these = [f"{r.mode} {r.dtype} {r.bytes}" for r in wrong if r.title == title]
         lines.append(f"# wrong result: {title} in {len(these)} cells, first {these[0]}")
+    for what, found in (
+        ("p99 above 1.3 x median below 1M", long_tails(records)),
+        ("more than 3 % slower than bfloat16", dtypes_apart(records)),
+    ):
+        if found:
+            sizes = ", ".join(f"{r.dtype} {r.bytes}" for r in found)
+            lines.append(f"# ours, {what}: {sizes}")
     judged = cells(records)
     for mode in dict.fromkeys(c.mode for c in judged):
         of_mode = [c for c in judged if c.mode == mode]

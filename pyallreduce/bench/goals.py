@@ -14,13 +14,23 @@ from dataclasses import dataclass
 
 from pyallreduce.bench.report import Record
 
-__all__ = ["Cell", "Goal", "cells", "goal_for", "judge", "reference_us"]
+__all__ = [
+    "Cell",
+    "Goal",
+    "cells",
+    "dtypes_apart",
+    "goal_for",
+    "judge",
+    "long_tails",
+    "reference_us",
+]
 
 Who = tuple[str, str]  # backend, algorithm
 OURS: Who = ("pyallreduce", "auto")
 
 _KIB, _MIB = 1 << 10, 1 << 20
 _SLOW = 1.15
+_TAIL, _DTYPE = 1.3, 1.03
 _EAGER_BYTES, _EAGER_US = 8 * _KIB, 6.0
 
 
@@ -148,6 +158,24 @@ def cells(records: Iterable[Record]) -> list[Cell]:
         key = (r.world, r.dtype, r.mode, r.bytes)
         groups.setdefault(key, {})[(r.backend, r.algorithm)] = r
     return [_cell(group) for group in groups.values() if OURS in group]
+
+
+def long_tails(records: Iterable[Record]) -> list[Record]:
+    """Cells of our default dispatch below 1 MiB whose p99 is above 1.3 times their median."""
+    return [
+        r
+        for r in records
+        if (r.backend, r.algorithm) == OURS and r.mode == "graph" and r.bytes < _MIB
+        and r.us_p99 > _TAIL * r.us
+    ]  # fmt: skip
+
+
+def dtypes_apart(records: Iterable[Record]) -> list[Record]:
+    """Cells of our default dispatch in another dtype that are more than 3 % slower than bfloat16 of
+    as many bytes."""
+    ours = [r for r in records if (r.backend, r.algorithm) == OURS and r.mode == "graph"]
+    bfloat16 = {r.bytes: r.us for r in ours if r.dtype == "bfloat16"}
+    return [r for r in ours if r.us > _DTYPE * bfloat16.get(r.bytes, math.inf)]
 
 
 def judge(ours: Record, peers: Mapping[Who, Record]) -> str:

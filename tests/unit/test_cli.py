@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -104,7 +105,7 @@ def test_info_follows_the_settings() -> None:
     assert "FORCED_NCCL" in result.output
 
 
-@pytest.mark.parametrize("command", ["check", "bench"])
+@pytest.mark.parametrize("command", ["check", "bench", "tune"])
 def test_an_unknown_setting_is_refused_without_a_traceback(command: str) -> None:
     result = run(command, PYALLREDUCE_BAKEND="nccl")
     assert result.exit_code == 1
@@ -118,6 +119,34 @@ def test_bench_refuses_what_it_does_not_know() -> None:
     graphs = run("bench", "--device", "cpu", "-G", "10")
     assert graphs.exit_code == 2
     assert "CUDA graphs need GPUs" in graphs.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--modes", "graph"), "CUDA graphs need GPUs"),
+        (("--modes", "warm"), "expected modes of graph, graph-cold"),
+        (("--backends", "ncl"), "expected one of pyallreduce, nccl"),
+    ],
+)
+def test_compare_refuses_what_it_does_not_know(arguments: tuple[str, str], words: str) -> None:
+    result = run("bench", "--compare", "--device", "cpu", *arguments)
+    assert result.exit_code == 2
+    assert words in result.output
+
+
+def test_plot_refuses_a_file_that_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    path.write_text("{}", encoding="utf-8")
+    result = run("bench", "--plot", str(path))
+    assert result.exit_code == 1
+    assert "holds no comparison" in result.output
+
+
+def test_tune_needs_a_place_for_the_table() -> None:
+    result = run("tune", "--device", "cpu", PYALLREDUCE_TUNING_FILE="off")
+    assert result.exit_code == 2
+    assert "use --output" in result.output
 
 
 def test_version() -> None:

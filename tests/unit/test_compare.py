@@ -228,6 +228,23 @@ def test_on_the_cpu_no_gpu_peer_is_asked_for() -> None:
     assert verdict(rows[:1]) == "not counted: no peer"
 
 
+def test_tails_and_dtypes() -> None:
+    ours = record("pyallreduce", "auto", 2.0)
+    rows = [
+        dataclasses.replace(ours, us_p99=2.6),
+        dataclasses.replace(ours, us_p99=2.7, bytes=2 * KIB),
+        dataclasses.replace(ours, us_p99=9.0, bytes=MIB),
+        dataclasses.replace(ours, us=2.06, dtype="float16"),
+        dataclasses.replace(ours, us=2.07, dtype="float32"),
+        record("nccl", "default", 2.0, us_p99=9.0),
+    ]
+    assert [r.bytes for r in goals.long_tails(rows)] == [2 * KIB]
+    assert [r.dtype for r in goals.dtypes_apart(rows)] == ["float32"]
+    lines = compare_report.summary(rows, [])
+    assert "# ours, p99 above 1.3 x median below 1M: bfloat16 2048" in lines
+    assert "# ours, more than 3 % slower than bfloat16: float32 1024" in lines
+
+
 # ---- who takes part ------------------------------------------------------------------------------
 
 
