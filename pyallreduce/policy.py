@@ -14,7 +14,7 @@ from typing import Literal
 
 from pyallreduce import shipped
 from pyallreduce.facts import Target
-from pyallreduce.table import Entry, Table
+from pyallreduce.table import MAX_LANES, Entry, Table
 
 __all__ = [
     "ALGORITHM_NAMES",
@@ -113,7 +113,12 @@ def _line(entry: Entry, *, last: bool) -> str:
 
 
 def _lanes(vectors: int, blocks: int) -> int:
-    """Small blocks start sooner; large ones keep more vectors in flight once the grid is full."""
-    if vectors <= 128 * blocks:
+    """Small blocks start sooner; few larger ones finish sooner. Beyond one vector a lane of the
+    full grid, every step of a block is equally long."""
+    if vectors <= 128 * 32:
         return 128
-    return 256 if vectors <= 256 * blocks else 480
+    if vectors <= 256 * blocks:
+        return 256
+    a_block = -(-vectors // blocks)
+    steps = -(-a_block // MAX_LANES)
+    return -(-a_block // (32 * steps)) * 32
