@@ -12,6 +12,7 @@ from __future__ import annotations
 import gc
 import importlib
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
@@ -55,15 +56,22 @@ def attempt(context: Context, job: Job) -> str:
 
     Every rank must call it. Where only some of them fail, the others may wait for ever.
     """
+
+    def compile_first() -> None:
+        module = importlib.import_module(job.module)
+        if context.rank == 0 and hasattr(module, "build"):  # the others find what it made
+            module.build(context.world, [DTYPES[name] for name in job.dtypes])
+
+    return _anywhere(compile_first, context) or _anywhere(
+        lambda: run_rank(context, asdict(job)), context
+    )
+
+
+def _anywhere(action: Callable[[], None], context: Context) -> str:
+    """The first rank's error in `action`, on all ranks; empty where all went well."""
     error = ""
     try:
-        module = importlib.import_module(job.module)
-        if hasattr(module, "build"):
-            # One rank compiles, the others find what it made.
-            if context.rank == 0:
-                module.build(context.world, [DTYPES[name] for name in job.dtypes])
-            dist.barrier()
-        run_rank(context, asdict(job))
+        action()
     except Exception as raised:
         error = "".join(traceback.format_exception(raised))
     everybody: list[Any] = [None] * context.world
