@@ -10,11 +10,11 @@ exchange that is not completed in time raises, because its group is then of no m
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -95,7 +95,7 @@ class _Stopwatch:
 
     ms: float = 0.0
 
-    @contextmanager
+    @contextlib.contextmanager
     def __call__(self) -> Iterator[None]:
         start = time.perf_counter()
         try:
@@ -135,12 +135,15 @@ def _set_up(
         limits = Limits(exchange.world, target, _agreed_blocks(facts))
         return NativePath(exchange, slabs, limits, config, nonce, index)
 
-    offers, veto = _exchange_offers(exchange, nonce, *_attempt(offer))
-    if offers is not None:
-        _, mine = _attempt(lambda: slabs.open(offers, nonce))
-        if mine.code is Code.OK:
-            native, mine = _attempt(connect)
-        veto = joint_verdict(exchange, nonce, _STAGE_OPEN, mine)
+    with contextlib.ExitStack() as otherwise:
+        # On a veto, and where an exchange is not completed in time.
+        otherwise.callback(slabs.close)
+        offers, veto = _exchange_offers(exchange, nonce, *_attempt(offer))
+        if offers is not None:
+            _, mine = _attempt(lambda: slabs.open(offers, nonce))
+            if mine.code is Code.OK:
+                native, mine = _attempt(connect)
+            veto = joint_verdict(exchange, nonce, _STAGE_OPEN, mine)
         with stopwatch():
             if veto.code is Code.OK and native is not None:
                 mine = validate.edges(native, exchange.rank, nonce)
@@ -149,9 +152,9 @@ def _set_up(
                 mine = validate.first_calls(native, exchange.rank, device)
                 veto = joint_verdict(exchange, nonce, _STAGE_CALLS, mine)
         if veto.code is Code.OK and native is not None:
+            otherwise.pop_all()
             native.be_patient()
             return native, veto
-    slabs.close()
     joint_verdict(exchange, nonce, _STAGE_CLOSED, Reason(Code.OK))
     return None, veto
 
