@@ -167,16 +167,24 @@ void bind_rank(py::module_& m) {
            py::arg("rank"), py::arg("layout"), py::arg("slabs"), py::arg("record"));
 }
 
+uint64_t address_of(const host::SharedMemory& memory) {
+  return reinterpret_cast<uint64_t>(memory.address());
+}
+
 void bind_watchdog(py::module_& m) {
   using host::Watchdog;
   py::class_<Watchdog>(m, "Watchdog")
-      .def(py::init<uint32_t, uint64_t>(), py::arg("rank"), py::arg("page"), Unlocked())
+      // Its thread reads the pages: they live as long as it does.
+      .def(py::init([](uint32_t rank, const host::SharedMemory& page) {
+             return std::make_unique<Watchdog>(rank, address_of(page));
+           }),
+           py::arg("rank"), py::arg("page"), py::keep_alive<1, 3>(), Unlocked())
       .def(
           "watch",
-          [](Watchdog& watchdog, uint32_t rank, int64_t pid, uint64_t page) {
-            watchdog.watch(host::Peer{rank, pid, page});
+          [](Watchdog& watchdog, uint32_t rank, int64_t pid, const host::SharedMemory& page) {
+            watchdog.watch(host::Peer{rank, pid, address_of(page)});
           },
-          py::arg("rank"), py::arg("pid"), py::arg("page"), Unlocked())
+          py::arg("rank"), py::arg("pid"), py::arg("page"), py::keep_alive<1, 4>(), Unlocked())
       .def("ended", [](const Watchdog& w) { return w.ended(); })
       .def("close", &Watchdog::close, Unlocked());
 }

@@ -80,7 +80,7 @@ def info(as_json: bool) -> None:
     "-d", "--datatype", "dtypes", type=click.Choice(["float32", "float16", "bfloat16"]),
     multiple=True, help="Check this one; may be repeated. [default: all]",
 )  # fmt: skip
-@click.option("--verbose", "-v", is_flag=True, help="All that is wrong, and the table in force.")
+@click.option("--verbose", "-v", is_flag=True, help="All that is wrong, table, edges, remedy.")
 @click.option(
     "--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Result file."
 )

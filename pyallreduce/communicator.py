@@ -112,6 +112,7 @@ class Communicator:
         self.closed = False
         agreement = resolve(exchange, self.device, self.config)
         self._native = agreement.native
+        self.validation_ms = agreement.validation_ms
         shared = len({f.gpu_uuid for f in agreement.facts}) < exchange.world
         self._fallback = Fallback(exchange, self.device, fallback_group, nccl=not shared)
         self._limits = (
@@ -293,7 +294,8 @@ class Communicator:
             yield
 
     def edges(self) -> list[tuple[int, float]]:
-        """Every peer and the time of one round trip to it, in us, as measured at start-up."""
+        """Every peer and the time of one round of the start-up's ping-pong with it, in µs: until
+        this rank's vector and the peer's had crossed."""
         if self._native is None:
             return []
         return [(e.peer, e.nanoseconds / max(e.rounds, 1) / 1e3) for e in self._native.edges]

@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pyallreduce.check.report import Verdict, join, table
+from pyallreduce.check.report import Verdict, edge_matrix, join, table
 from pyallreduce.config import Config
 from pyallreduce.info import gpu_count
 from pyallreduce.launch import DeviceChoice, launch, place
@@ -53,6 +53,9 @@ def run(
     click.echo("\n".join(table(verdict.lines, verbose=verbose)))
     if verbose:
         click.echo("\n".join(f"table: {line}" for line in verdict.decision["table"]))
+        click.echo(f"live checks at start-up: {verdict.validation_ms:.0f} ms; edges, us a round:")
+        click.echo("\n".join(edge_matrix(verdict.edges)))
+        click.echo(f"remedy: {verdict.decision['remedy']}")
     click.echo(str(verdict))
     return verdict
 

@@ -135,7 +135,7 @@ class Check:
 
 
 def run_rank(context: Context, options: dict[str, Any]) -> dict[str, Any]:
-    """Run everything; give {"decision": ..., "rows": [...]}.
+    """Run everything; give {"decision", "rows", "edges" and "validation_ms" of the start-up}.
 
     Options: "quick" (fewer sizes), "dtypes" (names; none means all), "inject" (flip a bit of each
     result of the last rank's first algorithm and dtype: the check must then fail).
@@ -168,7 +168,12 @@ def run_rank(context: Context, options: dict[str, Any]) -> dict[str, Any]:
             rows.append(row)
         if context.rank == 0:
             context.say({"done": len(work), "of": len(work), "label": "done"})
-        return {"decision": _decision(comm), "rows": [asdict(row) for row in rows]}
+        return {
+            "decision": _decision(comm),
+            "rows": [asdict(row) for row in rows],
+            "edges": comm.edges(),
+            "validation_ms": comm.validation_ms,
+        }
 
 
 def _decision(comm: Communicator) -> dict[str, Any]:
@@ -180,5 +185,6 @@ def _decision(comm: Communicator) -> dict[str, Any]:
         "target": decision.target,
         "code": reason.code.value,
         "reason": told,
+        "remedy": reason.remedy,
         "table": [str(line) for line in decision.table],
     }
