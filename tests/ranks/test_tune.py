@@ -19,7 +19,7 @@ from pyallreduce.table import MAX_BYTES, Entry, Table
 from pyallreduce.topology import probe
 from pyallreduce.tuned import Machine, load, machine_of, save
 
-pytestmark = pytest.mark.ranks
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(240)]
 
 KIB = 1 << 10
 LEAVES = Table((Entry(4 * KIB, "two_shot", 1, 64), Entry(MAX_BYTES, "nccl")), "tuned")
