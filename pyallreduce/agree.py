@@ -165,7 +165,9 @@ def _agree_table(
     exchange: Exchange, config: Config, facts: tuple[Facts, ...], nonce: bytes
 ) -> Table | None:
     """The tuned table that all ranks have for this group, if they have the same."""
-    mine = tuned.load(tuned.machine_of(facts), tuned.path_of(config.tuning_file))
+    mine, _ = _attempt(
+        lambda: tuned.load(tuned.machine_of(facts), tuned.path_of(config.tuning_file))
+    )
     frame = wire.encode_table(
         wire.TableOffer(mine), nonce=nonce, rank=exchange.rank, world=exchange.world
     )

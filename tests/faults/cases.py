@@ -17,7 +17,8 @@ __all__ = ["CALLS", "Case", "judge", "lethal", "matrix", "survivable"]
 
 CALLS = 8  # of one case
 FIRST, STEADY = 0, 5  # the call that a fault of these stages strikes
-STARTUP = ("facts", "offers", "open", "edges", "calls")  # the steps of the start-up exchange
+# The steps of the start-up exchange.
+STARTUP = ("facts", "tables", "offers", "open", "edges", "calls")
 PROCESS = ("kill", "stop 3 s", "stop", "exception")
 CALL = ("skip", "size", "dtype", "algorithm", "tag", "two at once")
 EDGE = ("dropped", "mirrored", "corrupted", "torn", "delayed")
@@ -153,7 +154,11 @@ def _stop(case: Case, _rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _exception(case: Case, rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
-    if case.stage in STARTUP:
+    if case.stage == "tables":
+        yield from _right(seen)
+        if seen["backend"] != "native":
+            yield "a tuned table that can't be had is no reason for the fallback"
+    elif case.stage in STARTUP:
         yield from _right(seen)
         if seen["backend"] != "nccl" or seen["code"] == "OK":
             yield "should have gone on with the fallback, and said why"

@@ -19,7 +19,7 @@ import torch
 import torch.distributed as dist
 from cases import CALLS, STARTUP
 
-from pyallreduce import Communicator, Config, slab, topology
+from pyallreduce import Communicator, Config, slab, topology, tuned
 from pyallreduce.errors import PyallreduceError
 from pyallreduce.exchange import Exchange
 from pyallreduce.native import NativePath
@@ -106,6 +106,7 @@ class _Case:
         if self.fault == "exception":
             owner, name = {
                 "facts": (topology, "_boot_id"),
+                "tables": (tuned, "load"),
                 "offers": (slab.Slabs, "allocate"),
                 "open": (slab.Slabs, "open"),
                 "edges": (NativePath, "ping_pong"),
