@@ -52,6 +52,7 @@ class _Case:
         self.is_victim = context.rank == case["victim"]
         self.device = torch.device("cpu" if context.gpu is None else f"cuda:{context.gpu}")
         self.links: list[links.Link] = []
+        self._second: threading.Thread | None = None
         self.outcome: dict[str, Any] = {
             **{"end": "right", "text": "", "wrong": 0, "peer": -1, "backend": "", "code": ""},
             **{"took": 0.0},
@@ -63,6 +64,7 @@ class _Case:
             with contextlib.ExitStack() as stack:
                 self._prepare(stack)
                 comm = stack.enter_context(self._communicator())
+                stack.callback(self._join)  # before the memory that it uses is let go
                 self.outcome["backend"] = comm.decision.backend
                 self.outcome["code"] = comm.decision.reason.code.value
                 for number in range(CALLS):
@@ -182,8 +184,13 @@ class _Case:
                     *(plan.algorithm, plan.blocks, plan.lanes, tag, self._another_stream()),
                 )
 
-        threading.Thread(target=call).start()
+        self._second = threading.Thread(target=call)
+        self._second.start()
         time.sleep(_INSIDE_S)  # it is in its call by now
+
+    def _join(self) -> None:
+        if self._second is not None:
+            self._second.join()
 
     def _another_stream(self) -> int:
         if self.device.type == "cpu":
