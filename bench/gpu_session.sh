@@ -53,6 +53,10 @@ for step in $steps; do
     bench) run bench 300 pyallreduce bench -b 1K -e 256M -f 2 --eager --json "$out/bench.json" ;;
     sanitizer) run sanitizer 200 "${share[@]}" compute-sanitizer --tool memcheck --error-exitcode 9 \
       --target-processes all pyallreduce check --quick -d bfloat16 --ranks 2 ;;
+    cost)
+      run cost 200 python3 bench/safety_cost.py "$out/safety-cost.json" --bare "${BARE:-${TMPDIR:-/tmp}/bare}" ;;
+    drill) run drill 300 python3 bench/fault_drill.py "$out/drill.json" --gpus "$gpus" ${DRILL:---kills 5 --starts 50} ;;
+    soak) run soak 200 python3 bench/soak.py "$out/soak.json" ${SOAK:---seconds 40} ;;
     synccheck) run synccheck 200 compute-sanitizer --tool synccheck --error-exitcode 9 \
       python3 -m pytest -q -m gpu tests/gpu/test_kernels.py -k 'special or differ' -p no:cacheprovider ;;
   esac

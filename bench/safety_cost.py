@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """What bounded waits, abort polling and signatures cost together: two builds, measured in turn.
 
-python bench/safety_cost.py OUT.json [--ranks N] [--bytes 1024] [--turns 24]
+python bench/safety_cost.py OUT.json [--ranks N] [--bytes 1024] [--turns 24] [--bare FOLDER]
 
-The bare build is this tree with the PATCHES below, in a temporary folder. Both builds have their
-ranks on the same GPUs at the same time and measure alternately, one graph of 200 calls at a time.
+The bare build is this tree with the PATCHES below, made in FOLDER unless it is there; --build-only
+makes it alone. Both builds have their ranks on the same GPUs at the same time and measure
+alternately, one graph of 200 calls at a time.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import shutil
 import statistics
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +59,9 @@ PATCHES = [
 
 def build_bare(folder: Path) -> None:
     """This tree without its safety, compiled in `folder`."""
+    if list(folder.glob("pyallreduce/_C*.so")):
+        return
+    folder.mkdir(parents=True, exist_ok=True)
     for name in ("csrc", "cmake", "pyallreduce"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so"))
     shutil.copy(ROOT / "CMakeLists.txt", folder)
@@ -71,7 +74,7 @@ def build_bare(folder: Path) -> None:
     import pybind11
 
     configure = [
-        *("cmake", "-S", ".", "-B", "build", "-G", "Ninja", "-DPYALLREDUCE_CUDA=ON"),
+        *("cmake", "-S", ".", "-B", "build", "-G", "Ninja", "-DPYALLREDUCE_CUDA=AUTO"),
         f"-DPython_EXECUTABLE={sys.executable}",
         f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
     ]
@@ -85,11 +88,12 @@ def run_rank(context: Context, options: dict[str, Any]) -> None:
     """Measure whenever it is this build's turn; rank 0 puts the µs of a call into the store."""
     c10d: Any = dist
     store = c10d.TCPStore("127.0.0.1", options["port"], is_master=False)
-    device = torch.device("cuda", context.gpu)
+    device = torch.device("cpu") if context.gpu is None else torch.device("cuda", context.gpu)
     with Communicator(device=device) as comm:
         elements = options["bytes"] // 2
         x = timing.zero_sum(context.rank, context.world, elements, torch.bfloat16, device)
-        sample = timing._graph(Ours(comm, "auto"), x, _CALLS)
+        sampler = timing._eager_cpu if context.gpu is None else timing._graph
+        sample = sampler(Ours(comm, "auto"), x, _CALLS)
         for turn in range(options["turns"]):
             store.wait([f"{options['build']} {turn}"])
             times = timing.slowest([sample() / _CALLS for _ in range(_REPLAYS)])
@@ -103,7 +107,7 @@ def start(build: str, path: Path, port: int, job: dict[str, Any]) -> subprocess.
     code = (
         "import json, sys; job = json.loads(sys.argv[1]); sys.path[:0] = job['path'];"
         "from pyallreduce.launch import Placement, launch;"
-        "launch('safety_cost:run_rank', job, Placement(job['ranks'], job['ranks']), deadline_s=300)"
+        "launch('safety_cost:run_rank', job, Placement(job['ranks'], job['gpus']), deadline_s=300)"
     )
     paths = [str(path), str(ROOT / "bench")]
     text = json.dumps({**job, "build": build, "port": port, "path": paths})
@@ -116,24 +120,17 @@ def start(build: str, path: Path, port: int, job: dict[str, Any]) -> subprocess.
 @click.option("--ranks", type=click.IntRange(2, 8))
 @click.option("--bytes", "nbytes", default=1024)
 @click.option("--turns", default=24)
-def main(output: Path, ranks: int | None, nbytes: int, turns: int) -> None:
-    c10d: Any = dist
-    store = c10d.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-    job = {"ranks": ranks or gpu_count(), "bytes": nbytes, "turns": turns}
-    with tempfile.TemporaryDirectory() as folder:
-        build_bare(Path(folder))
-        builds = {"safe": ROOT, "bare": Path(folder)}
-        processes = [start(name, path, store.port, job) for name, path in builds.items()]
-        try:
-            times: dict[str, list[float]] = {name: [] for name in builds}
-            for turn in range(turns):
-                for name in builds if turn % 2 == 0 else reversed(builds):
-                    store.set(f"{name} {turn}", "go")
-                    times[name].append(float(store.get(f"{name} {turn} us")))
-        finally:
-            for process in processes:
-                process.terminate()
-                process.wait(20)
+@click.option("--bare", type=click.Path(file_okay=False, path_type=Path), required=True)
+@click.option("--build-only", is_flag=True)
+def main(
+    output: Path, ranks: int | None, nbytes: int, turns: int, bare: Path, build_only: bool
+) -> None:
+    build_bare(bare)
+    if build_only:
+        return
+    gpus = gpu_count()
+    job = {"ranks": ranks or gpus or 2, "gpus": gpus, "bytes": nbytes, "turns": turns}
+    times = alternate({"safe": ROOT, "bare": bare}, job)
     differences = [s - b for s, b in zip(times["safe"], times["bare"], strict=True)]
     mean = statistics.mean(differences)
     half = 2.07 * statistics.stdev(differences) / len(differences) ** 0.5  # t of 23, 95 %
@@ -145,11 +142,29 @@ def main(output: Path, ranks: int | None, nbytes: int, turns: int) -> None:
         "bare_us": round(statistics.median(times["bare"]), 3),
         "cost_us": round(mean, 4),
         "cost_us_95": [round(mean - half, 4), round(mean + half, 4)],
-        "times_us": times,
     }
-    content = {"header": header(f"bench/safety_cost.py --bytes {nbytes}"), **result}
+    head = header(f"bench/safety_cost.py --bytes {nbytes} --turns {turns}")
+    content = {"header": head, **result, "times_us": times}
     output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    click.echo(json.dumps({k: v for k, v in result.items() if k != "times_us"}))
+    click.echo(json.dumps(result))
+
+
+def alternate(builds: dict[str, Path], job: dict[str, Any]) -> dict[str, list[float]]:
+    """µs of a call by build, a median for each turn; who begins a turn alternates as well."""
+    c10d: Any = dist
+    store = c10d.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    processes = [start(name, path, store.port, job) for name, path in builds.items()]
+    times: dict[str, list[float]] = {name: [] for name in builds}
+    try:
+        for turn in range(job["turns"]):
+            for name in builds if turn % 2 == 0 else reversed(builds):
+                store.set(f"{name} {turn}", "go")
+                times[name].append(float(store.get(f"{name} {turn} us")))
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait(20)
+    return times
 
 
 if __name__ == "__main__":
