@@ -1,0 +1,52 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""Real vLLM on the CPU, tensor parallel 2: stock's tokens, and every all-reduce through us."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engines import STOCK, release, run, tiny_model
+
+pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
+
+TOKENS = 12
+PER_FORWARD = 5  # the embedding, and two in each of two layers
+
+
+@pytest.mark.parametrize("mode", ["eager", "compiled"])
+@pytest.mark.parametrize("version", ["0.27.1", "0.30.0", "0.32.0"])
+def test_tokens_are_stock_vllms_and_all_come_through_us(
+    version: str, mode: str, tmp_path: Path
+) -> None:
+    found = release(version)
+    options = {
+        "model": str(tiny_model(tmp_path / "model")),
+        "eager": mode == "eager",
+        "tokens": TOKENS,
+    }
+
+    def generate(name: str, **extra: str) -> dict[str, Any]:
+        # One cache for both: a compiled graph of one must never serve the other.
+        environment = found.environment(tmp_path / "cache", **extra)
+        log = tmp_path / f"{name}.log"
+        return {**run(found, "vllm_generate.py", options, log, environment, 280), "log": log}
+
+    stock, ours = generate("stock", **STOCK), generate("ours")
+    assert ours["tokens"] == stock["tokens"]
+    assert all(rank["stats"] is None for rank in stock["after"])
+    before, after = ours["before"], ours["after"]
+    calls = [b["stats"]["calls"] - a["stats"]["calls"] for a, b in zip(before, after, strict=True)]
+    assert calls[0] == calls[1] >= PER_FORWARD * TOKENS
+    assert calls[0] % PER_FORWARD == 0, "a forward pass made another number of calls"
+    if mode == "eager":  # stock's compiled graph holds its op: nothing is there to be counted
+        assert calls[0] == stock["after"][0]["others"], "not every all-reduce came to us"
+    for rank in after:
+        assert rank["others"] == 0, "an all-reduce of the group went round the slot"
+        assert (rank["stats"]["fallbacks"], rank["stats"]["aborts"]) == ({}, 0)
+    told = [line for line in ours["log"].read_text().splitlines() if "pyallreduce carries" in line]
+    assert len(told) == 1, told
+    assert "INFO" in told[0]
+    assert "pyallreduce" not in stock["log"].read_text()
