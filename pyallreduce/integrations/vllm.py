@@ -94,8 +94,9 @@ def _wrap_cuda(cls: Any) -> None:
             return
         name = given["unique_name"]
         if not _parallel_state()._ENABLE_CUSTOM_ALL_REDUCE:
-            logger.info("Group '%s': custom all-reduce is switched off, NCCL carries all", name)
             init(self, *args, **kwargs)
+            if self.rank_in_group == 0:
+                logger.info("Group '%s': custom all-reduce is switched off: not ours either", name)
             return
         exclusive = vllm_bypass.exclusive()
         opened = _open(given)

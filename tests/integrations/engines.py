@@ -74,7 +74,7 @@ def _version(package: Path) -> str:
         text = (package / "_version.py").read_text(encoding="utf-8")
     except OSError:
         return "unknown"
-    match = re.search(r"^__version__ = .*'([^']+)'", text, re.MULTILINE)
+    match = re.search(r"^__version__ = .*'([^'\n]+)'", text, re.MULTILINE)
     return match[1].split("+")[0] if match else "unknown"
 
 
