@@ -8,6 +8,7 @@ the tensor, and go on to their next choice where it does not.
 
 from __future__ import annotations
 
+import logging
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -17,11 +18,12 @@ import torch
 
 from pyallreduce.communicator import Communicator
 from pyallreduce.config import Config
-from pyallreduce.reasons import Reason
+from pyallreduce.reasons import Code, Reason
 
-__all__ = ["SlotAdapter", "check_all", "open_slot", "settle_all", "start_step"]
+__all__ = ["SlotAdapter", "check_all", "open_slot", "settle_all", "start_step", "tell"]
 
 _TAGS = 1 << 31
+_CHOSEN = {Code.FORCED_NCCL, Code.SINGLE_RANK}  # by the user: no cause for a warning
 
 _open: weakref.WeakSet[SlotAdapter] = weakref.WeakSet()
 
@@ -119,13 +121,40 @@ def open_slot(group: Any, device: Any, fallback_group: Any) -> SlotAdapter | Rea
         ConfigError: a PYALLREDUCE_* variable is unknown or out of range.
         ExchangeTimeout: a rank did not come; the group is then of no more use.
     """
-    communicator = Communicator(
-        group, device, config=Config.from_env(), fallback_group=fallback_group
-    )
+    with _unannounced():
+        communicator = Communicator(
+            group, device, config=Config.from_env(), fallback_group=fallback_group
+        )
     if communicator.decision.backend == "native":
         return SlotAdapter(communicator)
     communicator.close()
     return communicator.decision.reason
+
+
+def tell(logger: logging.Logger, group: str, opened: SlotAdapter | Reason, other: str) -> None:
+    """One line for a group: who carries its all-reduces (`other` in our stead), and why."""
+    if isinstance(opened, SlotAdapter):
+        decision = opened.communicator.decision
+        where, table = decision.reason.detail, decision.table[0]
+        logger.info("Group '%s': pyallreduce carries the all-reduces (%s); %s", group, where, table)
+    else:
+        level = logging.INFO if opened.code in _CHOSEN else logging.WARNING
+        logger.log(level, "Group '%s': %s carries the all-reduces. %s", group, other, opened)
+
+
+@contextmanager
+def _unannounced() -> Iterator[None]:
+    """Within, a communicator does not tell its decision: `tell` does, in the engine's own log."""
+    ours = logging.getLogger("pyallreduce.communicator")
+    ours.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        ours.removeFilter(_nothing)
+
+
+def _nothing(_record: logging.LogRecord) -> bool:
+    return False
 
 
 def start_step() -> None:

@@ -102,6 +102,9 @@ SGLANG = Contract(
             "disabled",
             "should_custom_ar",
         ),
+        "srt/distributed/parallel_state.py:GroupCoordinator.destroy": ("ca_comm",),
+        "srt/managers/scheduler.py:Scheduler.run_batch": ("batch",),
+        "srt/managers/scheduler.py:Scheduler.process_batch_result": ("batch", "result"),
     },
 )
 

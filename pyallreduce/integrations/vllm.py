@@ -16,13 +16,13 @@ import inspect
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pyallreduce.integrations import vllm_bypass, vllm_steps
-from pyallreduce.integrations.adapter import SlotAdapter, open_slot
+from pyallreduce.integrations.adapter import SlotAdapter, open_slot, tell
 from pyallreduce.integrations.contract import VLLM_CPU, VLLM_CUDA, problems
 from pyallreduce.reasons import Code, Reason
 
@@ -40,7 +40,6 @@ _BROKEN = {
     Code.P2P_CORRUPT,
     Code.KERNEL_TIMEOUT,
 }
-_CHOSEN = {Code.FORCED_NCCL, Code.SINGLE_RANK}
 
 
 def register() -> None:
@@ -100,7 +99,10 @@ def _wrap_cuda(cls: Any) -> None:
             return
         exclusive = vllm_bypass.exclusive()
         opened = _open(given)
-        if exclusive or (not isinstance(opened, SlotAdapter) and opened.code in _BROKEN):
+        broken = not isinstance(opened, SlotAdapter) and opened.code in _BROKEN
+        if broken:
+            os.environ["NCCL_P2P_DISABLE"] = "1"  # read when NCCL starts, which is next
+        if broken or exclusive:
             vllm_bypass.switch_off(_vllm_config())
         try:
             with _in_the_slot(opened if isinstance(opened, SlotAdapter) else None):
@@ -109,7 +111,10 @@ def _wrap_cuda(cls: Any) -> None:
             if isinstance(opened, SlotAdapter):
                 opened.close()
             raise
-        _tell(self, name, opened, vllm_bypass.found(self, _vllm_config()))
+        if self.rank_in_group == 0:
+            other = "NCCL, with NCCL_P2P_DISABLE=1," if broken else "NCCL"
+            tell(logger, name, opened, other)
+            _tell_of_bypasses(name, vllm_bypass.found(self, _vllm_config()))
 
     cls.__init__ = __init__
     _close_on_destroy(cls)
@@ -144,7 +149,8 @@ def _wrap_cpu(cls: Any) -> None:
             raise
         if isinstance(opened, SlotAdapter):
             self.ca_comm = opened
-        _tell(self, given["unique_name"], opened, [])
+        if self.rank_in_group == 0:
+            tell(logger, given["unique_name"], opened, "vLLM's own")
 
     @functools.wraps(all_reduce)
     def reduce(self: Any, input_: torch.Tensor) -> torch.Tensor:
@@ -161,6 +167,12 @@ def _wrap_cpu(cls: Any) -> None:
 
     cls.__init__, cls.all_reduce = __init__, reduce
     _close_on_destroy(cls)
+
+
+def _tell_of_bypasses(name: str, past: list[str]) -> None:
+    if past:
+        hint = f"{vllm_bypass.EXCLUSIVE}=1 ends all that can be ended"
+        logger.warning("Group '%s': not all come here: %s; %s", name, "; ".join(past), hint)
 
 
 def _close_on_destroy(cls: Any) -> None:
@@ -198,12 +210,9 @@ def _is_ours(given: dict[str, Any]) -> bool:
 
 def _open(given: dict[str, Any]) -> SlotAdapter | Reason:
     """The adapter for the slot, or why there is none: every rank of the group gets the same."""
-    with _announcing_ourselves():
-        opened = open_slot(given["cpu_group"], given.get("device"), given.get("device_group"))
+    opened = open_slot(given["cpu_group"], given.get("device"), given.get("device_group"))
     if isinstance(opened, SlotAdapter):
         vllm_steps.guard()
-    elif opened.code in _BROKEN:
-        os.environ["NCCL_P2P_DISABLE"] = "1"  # read when NCCL starts, which is next
     return opened
 
 
@@ -221,36 +230,6 @@ def _in_the_slot(adapter: SlotAdapter | None) -> Iterator[None]:
         yield
     finally:
         state._ENABLE_CUSTOM_ALL_REDUCE, own.CustomAllreduce = flag, stock
-
-
-def _tell(communicator: Any, name: str, opened: SlotAdapter | Reason, past: list[str]) -> None:
-    """One line of the group's first rank: who carries its all-reduces, and why."""
-    if communicator.rank_in_group != 0:
-        return
-    other = "NCCL" if communicator.device.type == "cuda" else "vLLM's own"
-    if isinstance(opened, SlotAdapter):
-        decision = opened.communicator.decision
-        where, table = decision.reason.detail, decision.table[0]
-        logger.info("Group '%s': pyallreduce carries the all-reduces (%s); %s", name, where, table)
-    else:
-        level = logging.INFO if opened.code in _CHOSEN else logging.WARNING
-        p2p = " NCCL was started with NCCL_P2P_DISABLE=1." if opened.code in _BROKEN else ""
-        logger.log(level, "Group '%s': %s carries the all-reduces. %s%s", name, other, opened, p2p)
-    if past:
-        hint = f"{vllm_bypass.EXCLUSIVE}=1 ends all that can be ended"
-        logger.warning("Group '%s': not all come here: %s; %s", name, "; ".join(past), hint)
-
-
-@contextmanager
-def _announcing_ourselves() -> Iterator[None]:
-    """The communicator's own line on its decision is left out: `_tell` says it in vLLM's log."""
-    ours = logging.getLogger("pyallreduce.communicator")
-    silence: Callable[[logging.LogRecord], bool] = lambda _record: False  # noqa: E731
-    ours.addFilter(silence)
-    try:
-        yield
-    finally:
-        ours.removeFilter(silence)
 
 
 def _mark_compile_cache() -> None:

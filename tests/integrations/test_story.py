@@ -15,13 +15,25 @@ import time
 from pathlib import Path
 
 import pytest
-from engines import Release, release
+from engines import Release, release, second_plugin
 from server import FAILED, Server, chat_model, kill, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
 
 CYCLES = int(os.environ.get("TEST_STORY_CYCLES", "2"))
 ARGUMENTS = ("--enforce-eager",)
+# Where the host target can drop writes itself, this is the place to ask for it.
+LOST = """
+def register():
+    from pyallreduce import validate
+    from pyallreduce.reasons import Code, Reason
+    sound = validate.edges
+    def edges(native, rank, nonce):
+        found = sound(native, rank, nonce)
+        lost = Reason(Code.P2P_WRITE_LOST, "rank 1 to rank 0, 0 of 8 rounds in 10.0 s")
+        return lost if rank == 1 else found
+    validate.edges = edges
+"""
 
 
 @pytest.fixture(scope="module")
@@ -83,9 +95,8 @@ def test_an_edge_that_drops_writes_is_told_and_the_server_answers(
     vllm: Release, model: Path, answers: list[str], tmp_path: Path
 ) -> None:
     """Rank 1's writes to rank 0 are lost: found at start-up, and carried by the fallback."""
-    faults = _fault_plugin(tmp_path / "faults")
     environment = vllm.environment(tmp_path / "cache")
-    environment["PYTHONPATH"] += os.pathsep + str(faults)
+    environment["PYTHONPATH"] += os.pathsep + str(second_plugin(tmp_path / "fault", LOST))
     with serving(model, environment, tmp_path / "log", ARGUMENTS) as server:
         answer = server.chat()
         server.stop()
@@ -102,28 +113,3 @@ def _long_request(server: Server, ended: list[float]) -> None:
     with contextlib.suppress(*FAILED):
         server.chat(tokens=1900, deadline_s=120)
     ended.append(time.monotonic())
-
-
-def _fault_plugin(folder: Path) -> Path:
-    """A second plugin of vLLM's: on rank 1 the live check of the edges fails.
-
-    Where the host target can drop writes itself, this is the place to ask for it.
-    """
-    about = folder / "drop_writes-0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: drop-writes\nVersion: 0\n")
-    (about / "entry_points.txt").write_text(
-        "[vllm.general_plugins]\ndrop_writes = drop_writes:register\n"
-    )
-    (folder / "drop_writes.py").write_text(
-        "def register():\n"
-        "    from pyallreduce import validate\n"
-        "    from pyallreduce.reasons import Code, Reason\n"
-        "    sound = validate.edges\n"
-        "    def edges(native, rank, nonce):\n"
-        "        found = sound(native, rank, nonce)\n"
-        "        lost = Reason(Code.P2P_WRITE_LOST, 'rank 1 to rank 0, 0 of 8 rounds in 10.0 s')\n"
-        "        return lost if rank == 1 else found\n"
-        "    validate.edges = edges\n"
-    )
-    return folder

@@ -4,15 +4,25 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import STOCK, release, run, tiny_model
+from engines import STOCK, release, run, second_plugin, tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
 
 TOKENS = 12
+ABORT = """
+def register():
+    from pyallreduce import AllReduceAborted, Communicator
+    def check(self, seen=[]):
+        seen.append(1)
+        if len(seen) == 5:
+            raise AllReduceAborted("rank 0 waited 60.0 s for rank 1 in call 123")
+    Communicator.check = check
+"""
 PER_FORWARD = 5  # the embedding, and two in each of two layers
 
 
@@ -51,3 +61,15 @@ def test_tokens_are_stock_vllms_and_all_come_through_us(
     assert len(told) == 1, told
     assert "INFO" in told[0]
     assert "pyallreduce" not in stock["log"].read_text()
+
+
+def test_an_abort_found_behind_a_step_ends_the_engine_by_name(tmp_path: Path) -> None:
+    """Nothing raised in the call itself, as on a GPU: the record alone tells, at the step's end."""
+    found = release("0.32.0")
+    environment = found.environment(tmp_path / "cache")
+    environment["PYTHONPATH"] += os.pathsep + str(second_plugin(tmp_path / "fault", ABORT))
+    options = {"model": str(tiny_model(tmp_path / "model")), "eager": True, "tokens": TOKENS}
+    log = tmp_path / "log"
+    ended = run(found, "vllm_generate.py", options, log, environment, 280)
+    assert set(ended) == {"error"}, "tokens of an aborted step were returned"
+    assert "rank 0 waited 60.0 s for rank 1 in call 123" in log.read_text()

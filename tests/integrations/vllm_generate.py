@@ -69,7 +69,12 @@ def main(options: dict[str, Any]) -> None:
     sampling = SamplingParams(
         max_tokens=options["tokens"], temperature=0, detokenize=False, ignore_eos=True
     )
-    outputs = llm.generate([{"prompt_token_ids": p} for p in PROMPTS], sampling, use_tqdm=False)
+    prompts = [{"prompt_token_ids": prompt} for prompt in PROMPTS]
+    try:
+        outputs = llm.generate(prompts, sampling, use_tqdm=False)
+    except Exception as error:  # the engine's own, of whatever class
+        print("\nRESULT " + json.dumps({"error": f"{type(error).__name__}: {error}"}))
+        return
     tokens = [list(output.outputs[0].token_ids) for output in outputs]
     after = llm.collective_rpc("counts")
     print("\nRESULT " + json.dumps({"tokens": tokens, "before": before, "after": after}))
