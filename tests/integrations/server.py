@@ -23,17 +23,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from engines import session, started, tiny_model
+from processes import session, started, tiny_model
 
 START_S = 280.0
 STOP_S = 90.0
 
 
-def chat_model(folder: Path) -> Path:
+def chat_model(folder: Path, **changes: Any) -> Path:
     """The tiny model, with a tokenizer that knows every byte, and a chat template."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-    tiny_model(folder)
+    tiny_model(folder, **changes)
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     vocabulary = {token: i for i, token in enumerate(["<pad>", "<s>", "</s>", *alphabet])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
