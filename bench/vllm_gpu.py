@@ -15,6 +15,7 @@ and pyallreduce importable, and as many GPUs as ranks. A record is one backend a
 * `kernel_us`: per all-reduce of decode steps the shortest kernel over the ranks, then the median,
   so that waiting for a late peer does not count.
 * `micro_us`: one all-reduce of the same shape in a captured graph of 50, slowest rank.
+* `left_bytes`: device memory that 20 more captures left behind, on the first rank.
 """
 
 from __future__ import annotations
@@ -105,6 +106,7 @@ def measure(job: dict[str, Any]) -> None:
             "kernel_us": round(statistics.median(shortest), 3) if shortest else None,
             "kernels": len(shortest),
             "micro_us": round(max(llm.collective_rpc("micro", args=(batch, HIDDEN))), 3),
+            **llm.collective_rpc("captures", args=(20, HIDDEN))[0],
             **llm.collective_rpc("slot")[0],
         }
         print("\nRESULT " + json.dumps(record), flush=True)

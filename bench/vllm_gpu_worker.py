@@ -65,6 +65,38 @@ class Probe:
         ]
         return [us for _, us in sorted(found)]
 
+    def captures(self, count: int, columns: int) -> dict[str, int]:
+        """Device memory, in bytes, that `count` captures and their replays leave behind."""
+        import torch
+        from vllm.distributed import tensor_model_parallel_all_reduce as all_reduce
+        from vllm.distributed.parallel_state import graph_capture
+
+        x = torch.ones(16, columns, dtype=torch.bfloat16, device="cuda")
+
+        def capture() -> None:
+            graph = torch.cuda.CUDAGraph()
+            with (
+                graph_capture(x.device) as context,
+                torch.cuda.graph(graph, stream=context.stream),
+            ):
+                y = all_reduce(x)
+            graph.replay()
+            torch.cuda.synchronize()
+            assert bool((y == self.parallel_config.tensor_parallel_size).all())
+
+        def used() -> int:
+            torch.cuda.synchronize()
+            torch.cuda.empty_cache()
+            free, _ = torch.cuda.mem_get_info()
+            return -free
+
+        for _ in range(5):  # what is kept once and for all
+            capture()
+        before = used()
+        for _ in range(count):
+            capture()
+        return {"captures": count, "left_bytes": used() - before}
+
     def slot(self) -> dict[str, Any]:
         """Who stands in the slot, and what it has counted."""
         from vllm.distributed.parallel_state import get_tp_group

@@ -5,6 +5,7 @@
 
     python3 bench/vllm_story_gpu.py --cycles 4 --json $OUT/story.json
     python3 bench/vllm_story_gpu.py --cycles 4 --mode graphs --expandable --json $OUT/graphs.json
+    python3 bench/vllm_story_gpu.py --cycles 1 --lost    # the fallback: NCCL, in the same start
 
 Each cycle goes down another way: by Ctrl-C, then by the SIGKILL of one worker, in turn. A start
 takes 30 to 100 s and has a deadline; no cycle is begun that `--budget` would cut off. Ends with 1
@@ -25,6 +26,7 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent / "tests" / "integrations"))
+from processes import LOST, second_plugin  # noqa: E402
 from server import chat_model, kill, serving  # noqa: E402
 from vllm_gpu import SETTINGS  # noqa: E402
 
@@ -70,6 +72,7 @@ def main() -> int:
     parser.add_argument("--mode", choices=list(MODES), default="eager")
     parser.add_argument("--expandable", action="store_true", help="expandable_segments:True")
     parser.add_argument("--stock", action="store_true", help="vLLM without the plugin")
+    parser.add_argument("--lost", action="store_true", help="rank 1 finds its writes lost")
     parser.add_argument("--budget", type=float, default=560, help="seconds for all")
     parser.add_argument("--longest", type=float, default=140, help="seconds that a cycle may need")
     parser.add_argument("--json", type=Path, help="result file")
@@ -86,6 +89,9 @@ def main() -> int:
     begin, records, failed = time.monotonic(), [], False
     with tempfile.TemporaryDirectory() as work:
         model = chat_model(Path(work) / "model", num_hidden_layers=4)
+        if options.lost:
+            fault = second_plugin(Path(work) / "fault", LOST)
+            environment["PYTHONPATH"] = f"{environment.get('PYTHONPATH', '')}{os.pathsep}{fault}"
         for number in range(options.first, options.first + options.cycles):
             if time.monotonic() - begin > options.budget - options.longest:
                 print(f"cycle {number} is not begun: the budget is spent")

@@ -77,20 +77,6 @@ def _version(package: Path) -> str:
     return match[1].split("+")[0] if match else "unknown"
 
 
-def second_plugin(folder: Path, source: str) -> Path:
-    """A plugin of vLLM's beside ours, which injects a fault: the folder to put into PYTHONPATH.
-
-    `source` defines `register()`, which vLLM calls in each of its processes.
-    """
-    about = folder / "fault_for_tests-0.dist-info"
-    about.mkdir(parents=True)
-    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: fault-for-tests\nVersion: 0\n")
-    entry = "[vllm.general_plugins]\nfault = fault_for_tests:register\n"
-    (about / "entry_points.txt").write_text(entry)
-    (folder / "fault_for_tests.py").write_text(source)
-    return folder
-
-
 def run(
     release: Release,
     script: str,

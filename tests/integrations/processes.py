@@ -13,6 +13,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+# For `second_plugin`: rank 1 finds that its writes are lost. Where a target can drop writes itself,
+# this is the place to ask for it.
+LOST = """
+def register():
+    from pyallreduce import validate
+    from pyallreduce.reasons import Code, Reason
+    sound = validate.edges
+    def edges(native, rank, nonce):
+        found = sound(native, rank, nonce)
+        lost = Reason(Code.P2P_WRITE_LOST, "rank 1 to rank 0, 0 of 8 rounds in 10.0 s")
+        return lost if rank == 1 else found
+    validate.edges = edges
+"""
+
 
 def tiny_model(folder: Path, **changes: Any) -> Path:
     """A Llama of two layers with random weights, described by its config alone."""
@@ -35,6 +49,20 @@ def tiny_model(folder: Path, **changes: Any) -> Path:
         **changes,
     }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def second_plugin(folder: Path, source: str) -> Path:
+    """A plugin of vLLM's beside ours, which injects a fault: the folder to put into PYTHONPATH.
+
+    `source` defines `register()`, which vLLM calls in each of its processes.
+    """
+    about = folder / "fault_for_tests-0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: fault-for-tests\nVersion: 0\n")
+    entry = "[vllm.general_plugins]\nfault = fault_for_tests:register\n"
+    (about / "entry_points.txt").write_text(entry)
+    (folder / "fault_for_tests.py").write_text(source)
     return folder
 
 

@@ -15,25 +15,14 @@ import time
 from pathlib import Path
 
 import pytest
-from engines import Release, release, second_plugin
+from engines import Release, release
+from processes import LOST, second_plugin
 from server import FAILED, Server, chat_model, kill, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
 
 CYCLES = int(os.environ.get("TEST_STORY_CYCLES", "2"))
 ARGUMENTS = ("--enforce-eager",)
-# Where the host target can drop writes itself, this is the place to ask for it.
-LOST = """
-def register():
-    from pyallreduce import validate
-    from pyallreduce.reasons import Code, Reason
-    sound = validate.edges
-    def edges(native, rank, nonce):
-        found = sound(native, rank, nonce)
-        lost = Reason(Code.P2P_WRITE_LOST, "rank 1 to rank 0, 0 of 8 rounds in 10.0 s")
-        return lost if rank == 1 else found
-    validate.edges = edges
-"""
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import STOCK, release, run, second_plugin
-from processes import tiny_model
+from engines import STOCK, release, run
+from processes import second_plugin, tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
 
