@@ -39,6 +39,11 @@ from processes import started, tiny_model  # noqa: E402
 BACKENDS = ("ours", "stock", "nccl")
 HIDDEN = 1024
 SHORT, LONG = 16, 144  # tokens
+# "compiled" is vLLM's default: torch.compile, and both full and piecewise graphs.
+MODES: dict[str, dict[str, Any]] = {
+    "graphs": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"},
+    "compiled": {},
+}
 SETTINGS = {
     "HF_HUB_OFFLINE": "1",
     "NCCL_NVLS_ENABLE": "0",
@@ -61,11 +66,7 @@ def measure(job: dict[str, Any]) -> None:
         skip_tokenizer_init=True,
         tensor_parallel_size=job["ranks"],
         disable_custom_all_reduce=job["backend"] == "nccl",
-        compilation_config={
-            "mode": 0,
-            "cudagraph_mode": "FULL_DECODE_ONLY",
-            "cudagraph_capture_sizes": batches,
-        },
+        compilation_config={**MODES[job["mode"]], "cudagraph_capture_sizes": batches},
         dtype="bfloat16",
         gpu_memory_utilization=0.4,
         max_model_len=512,
@@ -100,6 +101,7 @@ def measure(job: dict[str, Any]) -> None:
             "ranks": job["ranks"],
             "layers": job["layers"],
             "hidden": HIDDEN,
+            "mode": job["mode"],
             "batch": batch,
             "tokens": hashlib.sha256(repr(tokens).encode()).hexdigest()[:16],
             "step_ms": round(step * 1e3, 4),
@@ -128,6 +130,7 @@ def start(backend: str, options: argparse.Namespace, work: Path) -> list[dict[st
         "backend": backend,
         "batches": options.batches,
         "layers": options.layers,
+        "mode": options.mode,
         "model": str(model),
         "ranks": options.ranks,
     }
@@ -136,7 +139,8 @@ def start(backend: str, options: argparse.Namespace, work: Path) -> list[dict[st
     environment["PYTHONPATH"] = os.pathsep.join(path)
     if backend != "ours":
         environment["VLLM_PLUGINS"] = "none"
-    log = options.logs / f"vllm-{options.ranks}-{options.layers}-{backend}.log"
+    name = f"vllm-{options.ranks}-{options.layers}-{options.mode}-{backend}.log"
+    log = options.logs / name
     command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(job)]
     begin = time.monotonic()
     with started(command, environment, log) as process:
@@ -161,6 +165,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=32)
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 128])
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
+    parser.add_argument("--mode", choices=list(MODES), default="graphs")
     parser.add_argument("--deadline", type=float, default=170, help="seconds a backend")
     parser.add_argument("--json", type=Path, help="result file")
     parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()))

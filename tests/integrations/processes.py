@@ -13,18 +13,18 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# For `second_plugin`: rank 1 finds that its writes are lost. Where a target can drop writes itself,
-# this is the place to ask for it.
+# For `second_plugin`: what rank 1 writes to rank 0 is lost, on the CPU as on GPUs.
 LOST = """
 def register():
-    from pyallreduce import validate
-    from pyallreduce.reasons import Code, Reason
-    sound = validate.edges
-    def edges(native, rank, nonce):
-        found = sound(native, rank, nonce)
-        lost = Reason(Code.P2P_WRITE_LOST, "rank 1 to rank 0, 0 of 8 rounds in 10.0 s")
-        return lost if rank == 1 else found
-    validate.edges = edges
+    import links
+    from pyallreduce.slab import Slabs
+    sound = Slabs.open
+    def open_(slabs, *arguments):
+        Slabs.open = sound
+        if slabs._rank == 1:
+            links.install([0], "dropped")
+        Slabs.open(slabs, *arguments)
+    Slabs.open = open_
 """
 
 
@@ -52,10 +52,11 @@ def tiny_model(folder: Path, **changes: Any) -> Path:
     return folder
 
 
-def second_plugin(folder: Path, source: str) -> Path:
-    """A plugin of vLLM's beside ours, which injects a fault: the folder to put into PYTHONPATH.
+def second_plugin(folder: Path, source: str) -> str:
+    """A plugin of vLLM's beside ours, which injects a fault: what to add to PYTHONPATH.
 
-    `source` defines `register()`, which vLLM calls in each of its processes.
+    `source` defines `register()`, which vLLM calls in each of its processes; it may import what
+    tests/faults has.
     """
     about = folder / "fault_for_tests-0.dist-info"
     about.mkdir(parents=True)
@@ -63,7 +64,7 @@ def second_plugin(folder: Path, source: str) -> Path:
     entry = "[vllm.general_plugins]\nfault = fault_for_tests:register\n"
     (about / "entry_points.txt").write_text(entry)
     (folder / "fault_for_tests.py").write_text(source)
-    return folder
+    return os.pathsep.join([str(folder), str(Path(__file__).parent.parent / "faults")])
 
 
 @contextlib.contextmanager

@@ -85,7 +85,7 @@ def test_an_edge_that_drops_writes_is_told_and_the_server_answers(
 ) -> None:
     """Rank 1's writes to rank 0 are lost: found at start-up, and carried by the fallback."""
     environment = vllm.environment(tmp_path / "cache")
-    environment["PYTHONPATH"] += os.pathsep + str(second_plugin(tmp_path / "fault", LOST))
+    environment["PYTHONPATH"] += os.pathsep + second_plugin(tmp_path / "fault", LOST)
     with serving(model, environment, tmp_path / "log", ARGUMENTS) as server:
         answer = server.chat()
         server.stop()

@@ -68,7 +68,7 @@ def test_an_abort_found_behind_a_step_ends_the_engine_by_name(tmp_path: Path) ->
     """Nothing raised in the call itself, as on a GPU: the record alone tells, at the step's end."""
     found = release("0.32.0")
     environment = found.environment(tmp_path / "cache")
-    environment["PYTHONPATH"] += os.pathsep + str(second_plugin(tmp_path / "fault", ABORT))
+    environment["PYTHONPATH"] += os.pathsep + second_plugin(tmp_path / "fault", ABORT)
     options = {"model": str(tiny_model(tmp_path / "model")), "eager": True, "tokens": TOKENS}
     log = tmp_path / "log"
     ended = run(found, "vllm_generate.py", options, log, environment, 280)
