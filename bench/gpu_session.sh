@@ -27,9 +27,9 @@ for step in $steps; do
     check)
       if [ "$gpus" -ge 2 ]; then run check 300 pyallreduce check --json "$out/check.json"
       else run check 200 "${share[@]}" pyallreduce check --quick --ranks 2 --json "$out/check.json"; fi ;;
-    bench) run bench 300 pyallreduce bench -b 1K -e 256M -f 2 --json "$out/bench.json" ;;
-    sanitizer) run sanitizer 200 compute-sanitizer --tool memcheck --error-exitcode 9 \
-      python3 -m pytest -q -m gpu tests/gpu/test_kernels.py -k 'special or differ' -p no:cacheprovider ;;
+    bench) run bench 300 pyallreduce bench -b 1K -e 256M -f 2 --eager --json "$out/bench.json" ;;
+    sanitizer) run sanitizer 200 "${share[@]}" compute-sanitizer --tool memcheck --error-exitcode 9 \
+      --target-processes all pyallreduce check --quick -d bfloat16 --ranks 2 ;;
     synccheck) run synccheck 200 compute-sanitizer --tool synccheck --error-exitcode 9 \
       python3 -m pytest -q -m gpu tests/gpu/test_kernels.py -k 'special or differ' -p no:cacheprovider ;;
   esac

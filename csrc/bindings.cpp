@@ -109,7 +109,7 @@ void bind_rank(py::module_& m) {
       .def_readonly("phase", &Record::phase)
       .def_readonly("algorithm", &Record::algorithm)
       .def_readonly("epoch", &Record::epoch)
-      .def_readonly("waited_ns", &Record::waited_ns)
+      .def_readonly("waited_ms", &Record::waited_ms)
       .def_property_readonly("ours", [](const Record& r) { return words(r.ours); })
       .def_property_readonly("theirs", [](const Record& r) { return words(r.theirs); })
       .def_readonly("launched", &Record::launched)
@@ -167,16 +167,24 @@ void bind_rank(py::module_& m) {
            py::arg("rank"), py::arg("layout"), py::arg("slabs"), py::arg("record"));
 }
 
+uint64_t address_of(const host::SharedMemory& memory) {
+  return reinterpret_cast<uint64_t>(memory.address());
+}
+
 void bind_watchdog(py::module_& m) {
   using host::Watchdog;
   py::class_<Watchdog>(m, "Watchdog")
-      .def(py::init<uint32_t, uint64_t>(), py::arg("rank"), py::arg("page"), Unlocked())
+      // Its thread reads the pages: they live as long as it does.
+      .def(py::init([](uint32_t rank, const host::SharedMemory& page) {
+             return std::make_unique<Watchdog>(rank, address_of(page));
+           }),
+           py::arg("rank"), py::arg("page"), py::keep_alive<1, 3>(), Unlocked())
       .def(
           "watch",
-          [](Watchdog& watchdog, uint32_t rank, int64_t pid, uint64_t page) {
-            watchdog.watch(host::Peer{rank, pid, page});
+          [](Watchdog& watchdog, uint32_t rank, int64_t pid, const host::SharedMemory& page) {
+            watchdog.watch(host::Peer{rank, pid, address_of(page)});
           },
-          py::arg("rank"), py::arg("pid"), py::arg("page"), Unlocked())
+          py::arg("rank"), py::arg("pid"), py::arg("page"), py::keep_alive<1, 4>(), Unlocked())
       .def("ended", [](const Watchdog& w) { return w.ended(); })
       .def("close", &Watchdog::close, Unlocked());
 }

@@ -10,7 +10,7 @@ namespace {
 constexpr uint64_t kVector = sizeof(Words);
 constexpr uint64_t kPage = 4096;
 constexpr uint32_t kTileUnit = 8;      // vectors: whole 128-byte lines
-constexpr uint64_t kOneShotShare = 8;  // one eighth of the slab is one-shot's
+constexpr uint64_t kOneShotShare = 4;  // a quarter of the slab is one-shot's
 
 uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
 

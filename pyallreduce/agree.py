@@ -10,9 +10,11 @@ exchange that is not completed in time raises, because its group is then of no m
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -28,7 +30,7 @@ from pyallreduce.policy import Limits
 from pyallreduce.reasons import Code, Reason
 from pyallreduce.selector import Decision, decide
 from pyallreduce.slab import SlabError, Slabs
-from pyallreduce.topology import probe
+from pyallreduce.topology import foreign_processes, probe
 from pyallreduce.verdicts import first_veto, joint_verdict
 
 __all__ = ["Agreement", "resolve"]
@@ -46,6 +48,7 @@ class Agreement:
     decision: Decision
     facts: tuple[Facts, ...]
     native: NativePath | None
+    validation_ms: float = 0.0  # what the live checks took
 
 
 def resolve(exchange: Exchange, device: torch.device, config: Config) -> Agreement:
@@ -57,15 +60,16 @@ def resolve(exchange: Exchange, device: torch.device, config: Config) -> Agreeme
     """
     facts, nonce = _gather_facts(exchange, probe(exchange.rank, exchange.world, device, config))
     decision = decide(facts)
-    native = None
+    native, stopwatch = None, _Stopwatch()
     if decision.backend == "native":
-        native, veto = _set_up(exchange, device, config, facts, nonce)
+        _name_foreign(exchange.rank, facts)
+        native, veto = _set_up(exchange, device, config, facts, nonce, stopwatch)
         if native is None:
             decision = replace(decision, backend="nccl", reason=veto)
     if native is None and decision.requested == "native":
         error = SlabMemoryError if decision.reason.code is Code.SLAB_MEMORY else BackendUnavailable
         raise error(decision.reason)
-    return Agreement(decision, facts, native)
+    return Agreement(decision, facts, native, stopwatch.ms)
 
 
 def _gather_facts(exchange: Exchange, mine: Facts) -> tuple[tuple[Facts, ...], bytes]:
@@ -85,8 +89,35 @@ def _gather_facts(exchange: Exchange, mine: Facts) -> tuple[tuple[Facts, ...], b
         raise BackendUnavailable(reason) from error
 
 
+@dataclass
+class _Stopwatch:
+    """The time of the live checks, in ms."""
+
+    ms: float = 0.0
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.ms += (time.perf_counter() - start) * 1e3
+
+
+def _name_foreign(rank: int, facts: tuple[Facts, ...]) -> None:
+    """A warning is all: what shares a GPU slows the kernels of both, and the live checks decide."""
+    others = foreign_processes(facts[rank], facts)
+    if others:
+        logger.warning("%s", Reason(Code.FOREIGN_PROCESS, f"{facts[rank]}: {others}"))
+
+
 def _set_up(
-    exchange: Exchange, device: torch.device, config: Config, facts: tuple[Facts, ...], nonce: bytes
+    exchange: Exchange,
+    device: torch.device,
+    config: Config,
+    facts: tuple[Facts, ...],
+    nonce: bytes,
+    stopwatch: _Stopwatch,
 ) -> tuple[NativePath | None, Reason]:
     target = facts[0].target
     index = device.index or 0
@@ -104,22 +135,26 @@ def _set_up(
         limits = Limits(exchange.world, target, _agreed_blocks(facts))
         return NativePath(exchange, slabs, limits, config, nonce, index)
 
-    offers, veto = _exchange_offers(exchange, nonce, *_attempt(offer))
-    if offers is not None:
-        _, mine = _attempt(lambda: slabs.open(offers, nonce))
-        if mine.code is Code.OK:
-            native, mine = _attempt(connect)
-        veto = joint_verdict(exchange, nonce, _STAGE_OPEN, mine)
+    with contextlib.ExitStack() as otherwise:
+        # On a veto, and where an exchange is not completed in time.
+        otherwise.callback(slabs.close)
+        offers, veto = _exchange_offers(exchange, nonce, *_attempt(offer))
+        if offers is not None:
+            _, mine = _attempt(lambda: slabs.open(offers, nonce))
+            if mine.code is Code.OK:
+                native, mine = _attempt(connect)
+            veto = joint_verdict(exchange, nonce, _STAGE_OPEN, mine)
+        with stopwatch():
+            if veto.code is Code.OK and native is not None:
+                mine = validate.edges(native, exchange.rank, nonce)
+                veto = joint_verdict(exchange, nonce, _STAGE_EDGES, mine)
+            if veto.code is Code.OK and native is not None:
+                mine = validate.first_calls(native, exchange.rank, device)
+                veto = joint_verdict(exchange, nonce, _STAGE_CALLS, mine)
         if veto.code is Code.OK and native is not None:
-            mine = validate.edges(native, exchange.rank, nonce)
-            veto = joint_verdict(exchange, nonce, _STAGE_EDGES, mine)
-        if veto.code is Code.OK and native is not None:
-            mine = validate.first_calls(native, exchange.rank, device)
-            veto = joint_verdict(exchange, nonce, _STAGE_CALLS, mine)
-        if veto.code is Code.OK and native is not None:
+            otherwise.pop_all()
             native.be_patient()
             return native, veto
-    slabs.close()
     joint_verdict(exchange, nonce, _STAGE_CLOSED, Reason(Code.OK))
     return None, veto
 

@@ -74,7 +74,11 @@ def info(as_json: bool) -> None:
 @_device
 @_timeout
 @click.option("--quick", is_flag=True, help="Fewer sizes and graph replays.")
-@click.option("--verbose", "-v", is_flag=True, help="All that is wrong, and the table in force.")
+@click.option(
+    "-d", "--datatype", "dtypes", type=click.Choice(["float32", "float16", "bfloat16"]),
+    multiple=True, help="Check this one; may be repeated. [default: all]",
+)  # fmt: skip
+@click.option("--verbose", "-v", is_flag=True, help="All that is wrong, table, edges, remedy.")
 @click.option(
     "--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Result file."
 )
@@ -84,6 +88,7 @@ def check(
     device: Any,
     timeout: float,
     quick: bool,
+    dtypes: tuple[str, ...],
     verbose: bool,
     output: Path | None,
     inject: bool,
@@ -96,7 +101,15 @@ def check(
     from pyallreduce.check.command import run
 
     verdict = _or_exit(
-        lambda: run(ranks, device, timeout_s=timeout, quick=quick, verbose=verbose, inject=inject)
+        lambda: run(
+            ranks,
+            device,
+            timeout_s=timeout,
+            quick=quick,
+            dtypes=dtypes,
+            verbose=verbose,
+            inject=inject,
+        )
     )
     if output is not None:
         from pyallreduce.info import header

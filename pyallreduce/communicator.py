@@ -30,7 +30,7 @@ from pyallreduce.config import Config
 from pyallreduce.errors import BackendUnavailable, CommunicatorClosed, InvalidCall
 from pyallreduce.exchange import Exchange
 from pyallreduce.fallback import OPERATIONS, Fallback
-from pyallreduce.policy import AlgorithmName, Limits, plan_for, table_lines
+from pyallreduce.policy import AlgorithmName, Limits, Plan, plan_for, table_lines
 from pyallreduce.reasons import Code, Reason
 
 if TYPE_CHECKING:
@@ -111,6 +111,7 @@ class Communicator:
         self.closed = False
         agreement = resolve(exchange, self.device, self.config)
         self._native = agreement.native
+        self.validation_ms = agreement.validation_ms
         shared = len({f.gpu_uuid for f in agreement.facts}) < exchange.world
         self._fallback = Fallback(exchange, self.device, fallback_group, nccl=not shared)
         self._limits = (
@@ -204,6 +205,24 @@ class Communicator:
         """The algorithm that default dispatch picks for a message of `nbytes` bytes."""
         return plan_for(nbytes, self._limits, self.config.algorithm).name
 
+    @property
+    def limits(self) -> Limits:
+        """What the ranks agreed on for their launches."""
+        return self._limits
+
+    def run_plan(self, x: torch.Tensor, plan: Plan) -> None:
+        """Reduce `x` in place by one given plan: for tuning, which measures what no table says yet.
+
+        `x` is contiguous, aligned to 16 bytes, of a dtype that runs natively; every rank passes the
+        same plan.
+
+        Raises:
+            BackendUnavailable: there is no native path.
+        """
+        if self._native is None:
+            raise BackendUnavailable(self.decision.reason)
+        self._native.all_reduce(x, x, plan)
+
     def capacity(self, algorithm: AlgorithmName) -> int:
         """The largest message, in bytes, that one launch carries; 0 without the native path."""
         return 0 if self._native is None else self._native.capacity(algorithm)
@@ -259,7 +278,8 @@ class Communicator:
             yield
 
     def edges(self) -> list[tuple[int, float]]:
-        """Every peer and the time of one round trip to it, in us, as measured at start-up."""
+        """Every peer and the time of one round of the start-up's ping-pong with it, in µs: until
+        this rank's vector and the peer's had crossed."""
         if self._native is None:
             return []
         return [(e.peer, e.nanoseconds / max(e.rounds, 1) / 1e3) for e in self._native.edges]

@@ -125,7 +125,7 @@ def _error(rank: int, record: Record, prefix: str) -> PyallreduceError:
 
 
 def _abort_text(stop: Stop, rank: int, record: Record, ours: str, phase: str) -> str:
-    seconds = record.waited_ns / 1e9
+    seconds = record.waited_ms / 1e3
     if stop is Stop.DEADLINE:
         return (
             f"rank {rank} waited {seconds:.1f} s for rank {record.peer} ({phase}, block "

@@ -15,7 +15,7 @@ from typing import Any
 
 from pyallreduce.facts import MAX_LINKS, Link
 
-__all__ = ["GpuFacts", "Matrix", "matrix", "read_gpu"]
+__all__ = ["GpuFacts", "Matrix", "Process", "matrix", "processes", "read_gpu"]
 
 # By number: pynvml's NVML_P2P_CAPS_INDEX_READ is a tuple, by a stray comma.
 _P2P_READ, _P2P_WRITE, _P2P_NVLINK = 0, 1, 2
@@ -71,6 +71,29 @@ def read_gpu(uuid: str, bus_id: str) -> GpuFacts:
         return GpuFacts(mig=_in_mig_mode(nvml, handle), links=tuple(links[:MAX_LINKS]))
 
 
+@dataclass(frozen=True)
+class Process:
+    """A process that computes on a GPU; `name` is empty where this one may not know it."""
+
+    pid: int
+    name: str
+
+    def __str__(self) -> str:
+        return f"process {self.pid} ({self.name})" if self.name else f"process {self.pid}"
+
+
+def processes(uuid: str, bus_id: str) -> tuple[Process, ...]:
+    """The processes that compute on one GPU. Their ids are the host's, whatever PID namespace asks.
+
+    Raises:
+        ImportError: nvidia-ml-py is not installed.
+        pynvml.NVMLError: NVML is missing, or does not know the GPU, or keeps its processes secret.
+    """
+    with _session() as nvml:
+        running = nvml.nvmlDeviceGetComputeRunningProcesses(_handle(nvml, uuid, bus_id))
+        return tuple(Process(int(p.pid), _process_name(nvml, p.pid)) for p in running)
+
+
 def matrix() -> Matrix:
     """The machine's GPUs, whatever CUDA_VISIBLE_DEVICES says. Never raises."""
     try:
@@ -117,6 +140,13 @@ def _handle(nvml: Any, uuid: str, bus_id: str) -> Any:
     except nvml.NVMLError:
         # CUDA gives a MIG slice a UUID of its own; the PCI address leads to the GPU it is part of.
         return nvml.nvmlDeviceGetHandleByPciBusId(bus_id)
+
+
+def _process_name(nvml: Any, pid: int) -> str:
+    try:
+        return str(nvml.nvmlSystemGetProcessName(pid))
+    except (nvml.NVMLError, UnicodeDecodeError):
+        return ""
 
 
 def _in_mig_mode(nvml: Any, handle: Any) -> bool:

@@ -21,6 +21,7 @@ ALGORITHM_NAMES = {ONE_SHOT: "one_shot", TWO_SHOT: "two_shot"}
 AlgorithmName = Literal["auto", "one_shot", "two_shot"]
 
 _VECTOR = 16  # bytes
+_MAX_LANES = 480  # csrc/protocol/target.h
 _KIB = 1024
 
 # Largest message in bytes that one-shot carries on a GPU. Measured for 2 and 4 ranks on H100s with
@@ -93,10 +94,15 @@ def _limit(limits: Limits) -> int:
 
 
 def _lanes(vectors: int, blocks: int) -> int:
-    """Small blocks start sooner; large ones keep more vectors in flight once the grid is full."""
-    if vectors <= 128 * blocks:
+    """Small blocks start sooner; few larger ones finish sooner. Beyond one vector a lane of the
+    full grid, every step of a block is equally long."""
+    if vectors <= 128 * 32:
         return 128
-    return 256 if vectors <= 256 * blocks else 480
+    if vectors <= 256 * blocks:
+        return 256
+    a_block = -(-vectors // blocks)
+    steps = -(-a_block // _MAX_LANES)
+    return -(-a_block // (32 * steps)) * 32
 
 
 def _clamp(value: int, low: int, high: int) -> int:

@@ -231,15 +231,18 @@ _TABLE: dict[Code, tuple[str, str]] = {
     ),
     Code.P2P_WRITE_LOST: (
         "Writes from one GPU to another do not arrive.",
-        "Boot with iommu=pt, or turn off PCIe ACS redirection.",
+        "Boot with iommu=pt or turn off PCIe ACS redirection; until then NCCL too needs "
+        "NCCL_P2P_DISABLE=1.",
     ),
     Code.P2P_PRIVATE_MIRROR: (
         "Writes to a peer's memory are seen by the writer alone.",
-        "Set NCCL_P2P_DISABLE=1: this virtual machine passes peer-to-peer through wrongly.",
+        "Set NCCL_P2P_DISABLE=1, which NCCL needs as well: this virtual machine passes "
+        "peer-to-peer through wrongly.",
     ),
     Code.P2P_CORRUPT: (
         "Writes from one GPU to another arrive with wrong bytes.",
-        "Set NCCL_P2P_DISABLE=1: peer-to-peer of this board or driver cannot be trusted.",
+        "Set NCCL_P2P_DISABLE=1, which NCCL needs as well: peer-to-peer of this board or driver "
+        "cannot be trusted.",
     ),
     Code.KERNEL_TIMEOUT: (
         "A kernel of the start-up check did not end before its deadline.",
@@ -250,7 +253,7 @@ _TABLE: dict[Code, tuple[str, str]] = {
         "Set PYALLREDUCE_BACKEND=nccl and report the output of `pyallreduce check`.",
     ),
     Code.FOREIGN_PROCESS: (
-        "Another process occupies a GPU of the group.",
+        "Another process computes on a GPU of the group and may hold up its kernels.",
         "Find it with `nvidia-smi` and end it, or choose other GPUs.",
     ),
     Code.PEER_DIED: (

@@ -8,6 +8,7 @@ A slab is filled, then that is complete on the device, and only then it is expor
 from __future__ import annotations
 
 import atexit
+import contextlib
 import logging
 import os
 import struct
@@ -99,7 +100,7 @@ class Slabs:
             self._notice_ms = notice_ms
             self.arm(1, deadline_ms)
             self._own.write(0, self._header(self._rank, nonce))
-            self._watchdog = self._native.Watchdog(self._rank, self._page.address)
+            self._watchdog = self._native.Watchdog(self._rank, self._page)
             _OPEN.add(self)
         except (RuntimeError, OSError) as error:
             detail = f"{self.layout.bytes} bytes: {error}"
@@ -174,7 +175,7 @@ class Slabs:
             if seen != expected or offer.nonce != nonce:
                 raise SlabError(Reason(Code.HEADER_MISMATCH, f"the slab of rank {peer}"))
             if self._watchdog is not None:
-                self._watchdog.watch(peer, offer.pid, self._pages[peer].address)
+                self._watchdog.watch(peer, offer.pid, self._pages[peer])
 
     def connect(self) -> Rank:
         """The compiled rank over all slabs; they must stay open as long as it is used."""
@@ -222,6 +223,11 @@ class Slabs:
                 self._close(page)
         self._pages.clear()
         self._own = self._page = None
+
+    def __del__(self) -> None:
+        """Of a communicator that nobody closed, or that failed on its way."""
+        with contextlib.suppress(Exception):  # the interpreter may be half gone
+            self.close()
 
     def _others_left(self) -> bool:
         if self._target == "host":

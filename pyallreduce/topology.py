@@ -24,7 +24,16 @@ if TYPE_CHECKING:
 
     from pyallreduce.config import Config
 
-__all__ = ["MAX_LINKS", "PROTOCOL_VERSION", "Facts", "Link", "Matrix", "matrix", "probe"]
+__all__ = [
+    "MAX_LINKS",
+    "PROTOCOL_VERSION",
+    "Facts",
+    "Link",
+    "Matrix",
+    "foreign_processes",
+    "matrix",
+    "probe",
+]
 
 T = TypeVar("T")
 
@@ -77,6 +86,23 @@ def probe(rank: int, world: int, device: torch.device | None, config: Config) ->
         links=seen.links,
         error="; ".join(errors),
     )
+
+
+def foreign_processes(mine: Facts, group: tuple[Facts, ...]) -> str:
+    """The processes on this rank's GPU that belong to no rank of the group, in words; else "".
+
+    Within a PID namespace of its own this process does not know itself among NVML's, and cannot
+    tell who is foreign: then "" as well. Never raises.
+    """
+    if not mine.gpu_uuid:
+        return ""
+    errors: list[str] = []
+    nobody: tuple[nvml.Process, ...] = ()
+    running = _attempt(errors, "NVML", lambda: nvml.processes(mine.gpu_uuid, mine.bus_id), nobody)
+    ours = {facts.pid for facts in group}
+    if mine.pid not in {process.pid for process in running}:
+        return ""
+    return ", ".join(str(process) for process in running if process.pid not in ours)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,11 @@ struct Block {
   // A value that a lane carries from one phase to the next: here simply a register.
   template <typename V>
   struct PerLane {
-    V value;
+    V value{};
     __device__ __forceinline__ V& operator[](uint32_t /*lane*/) { return value; }
+    __device__ __forceinline__ const V& operator[](uint32_t /*lane*/) const { return value; }
+    // For grid_dependency_wait, of pointers.
+    __device__ __forceinline__ uint64_t bits() const { return reinterpret_cast<uint64_t>(value); }
   };
 
   __device__ __forceinline__ Block() : index(blockIdx.x), lanes(blockDim.x - kSignerLanes) {}

@@ -17,6 +17,8 @@ struct Block {
   struct PerLane {
     V values[kMaxLanes];
     V& operator[](uint32_t lane) { return values[lane]; }
+    const V& operator[](uint32_t lane) const { return values[lane]; }
+    uint64_t bits() const { return 0; }  // the host waits for no grid
   };
 
   template <typename Use>

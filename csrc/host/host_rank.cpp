@@ -18,14 +18,18 @@ void HostRank::launch(const Call& call, DataType dtype, const Plan& plan, uint64
   with_type(dtype, [&](auto type) {
     with_world(world(), [&](auto ranks) {
       using T = typename decltype(type)::type;
-      for (uint32_t index = 0; index < plan.blocks; ++index) {
-        Block block{index, plan.lanes};
-        if (plan.algorithm == Algorithm::kOneShot) {
-          one_shot<T, ranks.value>(block, call);
-        } else {
-          two_shot<T, ranks.value>(block, call);
+      constexpr int kWorld = decltype(ranks)::value;
+      with_flight<kWorld>(call.tile, plan.lanes, [&](auto flight) {
+        constexpr uint32_t kFlight = decltype(flight)::value;
+        for (uint32_t index = 0; index < plan.blocks; ++index) {
+          Block block{index, plan.lanes};
+          if (plan.algorithm == Algorithm::kOneShot) {
+            one_shot<T, kWorld, kFlight>(block, call);
+          } else {
+            two_shot<T, kWorld, kFlight>(block, call);
+          }
         }
-      }
+      });
     });
   });
 }

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/process.h"
 
+#include <sys/ioctl.h>
 #include <sys/wait.h>
 
 #include <chrono>
@@ -19,6 +20,24 @@ constexpr int kStateField = 3;  // proc(5)
 constexpr int kStartField = 22;
 constexpr int kExitField = 52;
 constexpr int kAttempts = 50;  // a driver may take its time over the end of a process
+
+// ioctl_pidfd(2), since Linux 6.15; the headers at hand may be older.
+struct PidfdInfo {
+  uint64_t mask;
+  uint64_t cgroup;
+  uint32_t ids[11];
+  int32_t exit_code;
+};
+constexpr uint64_t kPidfdInfoExit = 1u << 3;
+constexpr unsigned long kPidfdGetInfo = _IOWR(0xff, 11, PidfdInfo);
+
+// As waitpid gives it, of a process that its parent has asked for already.
+std::optional<int> exit_status_of(int pidfd) {
+  PidfdInfo info{kPidfdInfoExit, 0, {}, 0};
+  if (pidfd < 0 || ::ioctl(pidfd, kPidfdGetInfo, &info) != 0) return std::nullopt;
+  if ((info.mask & kPidfdInfoExit) == 0) return std::nullopt;
+  return info.exit_code;
+}
 
 std::string describe(int status) {
   if (!WIFSIGNALED(status)) return "exit status " + std::to_string(WEXITSTATUS(status));
@@ -41,11 +60,11 @@ std::optional<ProcessFacts> process_facts(int64_t pid) {
                       field.size() > exit ? std::stoi(field[exit]) : 0};
 }
 
-std::string how_it_ended(int64_t pid) {
+std::string how_it_ended(int64_t pid, int pidfd) {
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     const auto facts = process_facts(pid);
-    if (!facts) break;
-    if (facts->state == 'Z') return describe(facts->exit_status);
+    if (facts && facts->state == 'Z') return describe(facts->exit_status);
+    if (const auto status = exit_status_of(pidfd)) return describe(*status);
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return "how is not known";

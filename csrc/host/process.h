@@ -18,7 +18,8 @@ struct ProcessFacts {
 // None where the process is gone, or hidden from this one.
 std::optional<ProcessFacts> process_facts(int64_t pid);
 
-// How a process that has just ended ended: "SIGKILL", "exit status 1", or that it is not known.
-std::string how_it_ended(int64_t pid);
+// How a process that is ending ends: "SIGKILL", "exit status 1", or that it is not known. `pidfd`:
+// of it, or -1; with one an answer can be had when its parent has been quicker to ask.
+std::string how_it_ended(int64_t pid, int pidfd);
 
 }  // namespace pyallreduce::host

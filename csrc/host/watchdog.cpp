@@ -171,9 +171,10 @@ void Watchdog::bury(const Watched& watched) {
     return std::to_string(__atomic_load_n(&record_of(page).launched, __ATOMIC_RELAXED));
   };
   sentence_ = "rank " + std::to_string(watched.peer.rank) + " (process " +
-              std::to_string(watched.peer.pid) + ") died (" + how_it_ended(watched.peer.pid) +
-              ") after it had launched " + launched(watched.peer.page) + " calls; rank " +
-              std::to_string(rank_) + " had launched " + launched(page_);
+              std::to_string(watched.peer.pid) + ") died (" +
+              how_it_ended(watched.peer.pid, watched.pidfd) + ") after it had launched " +
+              launched(watched.peer.page) + " calls; rank " + std::to_string(rank_) +
+              " had launched " + launched(page_);
   say("rank " + std::to_string(rank_) + ": " + sentence_ + ". Its all-reduces end now.");
 }
 

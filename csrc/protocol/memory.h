@@ -79,9 +79,11 @@ PYALLREDUCE_FN void launch_dependents() {
 #endif
 }
 // ... and it waits here until the grid before it has finished and its writes are performed.
-PYALLREDUCE_FN void grid_dependency_wait() {
+// `early`: what is to be computed by then, any bits of it that are not all zero; without a use of
+// it the compiler would put that work behind the wait.
+PYALLREDUCE_FN void grid_dependency_wait(uint64_t early) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.wait;" ::: "memory");
+  if (early != 0) asm volatile("griddepcontrol.wait;" ::: "memory");
 #endif
 }
 
@@ -120,7 +122,7 @@ inline uint64_t nanoseconds() {
 
 inline void launch_dependents() {}
 // The host has no grids: one fence a call takes the place of the assumption above.
-inline void grid_dependency_wait() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline void grid_dependency_wait(uint64_t /*early*/) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 constexpr uint32_t kPollsPerLook = 64;
 // A peer's process may need this core: spin briefly, then yield.

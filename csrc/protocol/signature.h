@@ -11,72 +11,95 @@
 
 namespace pyallreduce {
 
-// The signer lane that guards the block against a second call.
+// The signer lane that guards the block against a second call; the lanes below it have a peer each.
 constexpr uint32_t kOwnerLane = kMaxRanks;
+constexpr uint32_t kSignatureSlot = kMaxBlocks * kMaxRanks;  // vectors from slot to slot
 
 template <int kWorld, typename Block>
-PYALLREDUCE_FN void announce(Block& block, Turn& turn) {
-  block.signer([&](uint32_t lane) {
-    const uint32_t rank = turn.call.rank;
-    if (lane < kWorld && lane != rank && turn.ok()) {
-      st_relaxed_sys(turn.peer(lane).signature(turn.slot, turn.block, rank),
-                     signature_of(turn.call, turn.epoch));
-    }
-    if (lane != kOwnerLane) return;
-    if (!turn.ok()) {  // a stopped generation: the host has to learn it from this call too
-      turn.report(turn.stop, rank, Phase::kNone, armed(), 0);
-      return;
-    }
-    const uint32_t busy = atom_exch_relaxed_gpu(&turn.mine().state(turn.block)->owner, 1);
-    if (busy != 0) turn.report(Stop::kOverlap, rank, Phase::kNone, armed(), 0);
-  });
-}
+class Signatures {
+ public:
+  PYALLREDUCE_FN Signatures(const Block& block, const Call& call) {
+    block.signer([&](uint32_t lane) {
+      if (!has_peer(call, lane)) return;
+      to_[lane] = call.slab(lane).signature(block.index, call.rank);
+      from_[lane] = call.slab(call.rank).signature(block.index, lane);
+    });
+  }
 
-template <int kWorld, typename Block>
-PYALLREDUCE_FN void confirm(Block& block, Turn& turn) {
-  block.signer([&](uint32_t lane) {
-    if (lane >= kWorld || lane == turn.call.rank) return;
-    Words* mailbox = turn.mine().signature(turn.slot, turn.block, lane);
-    Words theirs = ld_relaxed_sys(mailbox);
-    const auto arrived = [&] {
-      if (!pending(theirs)) return true;
-      theirs = ld_relaxed_sys(mailbox);
-      return !pending(theirs);
-    };
-    if (!turn.wait(lane, Phase::kSignature, arrived)) return;
-    st_relaxed_sys(mailbox, armed());
-    const Words ours = signature_of(turn.call, turn.epoch);
-    bool same = true;
-    for (int i = 0; i < 4; ++i) same = same && ours.w[i] == theirs.w[i];
-    if (same) return;
-    const bool refused = (theirs.w[2] & kRefusedShape) != 0;
-    turn.report(refused ? Stop::kRefused : Stop::kMismatch, lane, Phase::kSignature, theirs, 0);
-  });
-}
+  PYALLREDUCE_FN void send(const Block& block, const Turn& turn) const {
+    block.signer([&](uint32_t lane) {
+      if (!has_peer(turn.call, lane) || !turn.ok()) return;
+      st_relaxed_sys(to_[lane] + turn.slot * kSignatureSlot, signature_of(turn.call, turn.epoch));
+    });
+  }
 
-// The end of a block's part of a call. Every lane has read the epoch before `block.all`.
+  PYALLREDUCE_FN void check(const Block& block, Turn& turn) const {
+    block.signer([&](uint32_t lane) {
+      if (!has_peer(turn.call, lane)) return;
+      Words* mailbox = from_[lane] + turn.slot * kSignatureSlot;
+      Words theirs = ld_relaxed_sys(mailbox);
+      const auto arrived = [&] {
+        if (!pending(theirs)) return true;
+        theirs = ld_relaxed_sys(mailbox);
+        return !pending(theirs);
+      };
+      if (!turn.wait(lane, Phase::kSignature, arrived)) return;
+      st_relaxed_sys(mailbox, armed());
+      const Words ours = signature_of(turn.call, turn.epoch);
+      bool same = true;
+      for (int i = 0; i < 4; ++i) same = same && ours.w[i] == theirs.w[i];
+      if (same) return;
+      const bool refused = (theirs.w[2] & kRefusedShape) != 0;
+      turn.fail(refused ? Stop::kRefused : Stop::kMismatch, lane, Phase::kSignature, 0);
+      turn.report(theirs);
+    });
+  }
+
+  PYALLREDUCE_FN uint64_t bits() const { return to_.bits() | from_.bits(); }
+
+ private:
+  PYALLREDUCE_FN static bool has_peer(const Call& call, uint32_t lane) {
+    return lane < kWorld && lane != call.rank;
+  }
+
+  typename Block::template PerLane<Words*> to_;
+  typename Block::template PerLane<Words*> from_;
+};
+
+// The start of a block's part of a call: no other call of this rank may be in this block.
 template <typename Block>
-PYALLREDUCE_FN void advance(Block& block, const Turn& turn) {
+PYALLREDUCE_FN void enter(const Block& block, Turn& turn) {
+  block.signer([&](uint32_t lane) {
+    if (lane != kOwnerLane) return;
+    const uint32_t rank = turn.call.rank;
+    if (!turn.ok()) {  // a stopped generation: the host has to learn it from this call too
+      turn.fail(turn.stop, rank, Phase::kNone, 0);
+    } else if (atom_exch_relaxed_gpu(&turn.state->owner, 1) != 0) {
+      turn.fail(Stop::kOverlap, rank, Phase::kNone, 0);
+    }
+  });
+}
+
+// Its end. Every lane has read the epoch before `block.all`.
+template <typename Block>
+PYALLREDUCE_FN void leave(const Block& block, Turn& turn) {
+  if (turn.failed) turn.report(Words{{0, 0, 0, 0}});
   block.leader([&] {
-    BlockState* state = turn.mine().state(turn.block);
-    st_relaxed_sys(&state->epoch, turn.epoch + 1);
-    st_relaxed_sys(&state->owner, 0);
+    st_relaxed_sys(&turn.state->epoch, turn.epoch + 1);
+    st_relaxed_sys(&turn.state->owner, 0);
   });
 }
 
 // A rank that can't join a call says so in the call's place of every block: it does not know the
 // grid. No epoch advances; the generation ends here, and a new one starts at the next call
-// (agree.py).
+// (native.py).
 template <int kWorld, typename Block>
-PYALLREDUCE_FN void announce_refusal(Block& block, const Call& call) {
-  grid_dependency_wait();
-  const Turn turn(call, block.index);
-  block.signer([&](uint32_t lane) {
-    if (lane < kWorld && lane != call.rank && turn.ok()) {
-      st_relaxed_sys(turn.peer(lane).signature(turn.slot, turn.block, call.rank),
-                     signature_of(call, turn.epoch));
-    }
-  });
+PYALLREDUCE_FN void announce_refusal(const Block& block, const Call& call) {
+  Turn turn(call, block.index);
+  const Signatures<kWorld, Block> signatures(block, call);
+  grid_dependency_wait(turn.bits());
+  turn.begin();
+  signatures.send(block, turn);
 }
 
 }  // namespace pyallreduce

@@ -26,7 +26,7 @@ constexpr uint32_t kHeaderBytes = 128;
 constexpr uint32_t kShots = 2;
 
 // The control line. Its first vector is read whole at the start of a call.
-struct Control {
+struct alignas(16) Control {
   uint32_t stop;  // a stop word; 0 means none
   uint32_t generation;
   uint32_t unused[2];
@@ -106,7 +106,7 @@ struct Record {
   uint32_t phase;      // Phase
   uint32_t algorithm;  // Algorithm
   uint32_t epoch;
-  uint64_t waited_ns;
+  uint32_t waited_ms;
   Words ours;  // signatures
   Words theirs;
   Notice notice;
@@ -134,34 +134,33 @@ struct Slab {
   const Layout* layout;
   uint32_t owner;
 
-  PYALLREDUCE_FN Words* control() const { return reinterpret_cast<Words*>(base + layout->control); }
-  PYALLREDUCE_FN uint32_t* stop() const { return reinterpret_cast<uint32_t*>(control()); }
-  PYALLREDUCE_FN uint32_t* reporter() const { return reinterpret_cast<uint32_t*>(control() + 1); }
-  PYALLREDUCE_FN uint32_t* noticer() const { return reporter() + 1; }
+  PYALLREDUCE_FN Control* control() const {
+    return reinterpret_cast<Control*>(base + layout->control);
+  }
   PYALLREDUCE_FN BlockState* state(uint32_t block) const {
     return reinterpret_cast<BlockState*>(base + layout->blocks) + block;
-  }
-  PYALLREDUCE_FN Words* signature(uint32_t slot, uint32_t block, uint32_t sender) const {
-    return reinterpret_cast<Words*>(base + layout->signatures) +
-           ((slot * kMaxBlocks + block) * kMaxRanks + sender);
   }
   PYALLREDUCE_FN Words* probe(uint32_t slot, uint32_t sender) const {
     return reinterpret_cast<Words*>(base + layout->probes) + (slot * kMaxRanks + sender);
   }
-  PYALLREDUCE_FN Words* one_shot(uint32_t slot, uint32_t block, uint32_t sender) const {
-    const uint64_t mailbox = (slot * kMaxBlocks + block) * (layout->world - 1) + place(sender);
-    return reinterpret_cast<Words*>(base + layout->one_shot) + mailbox * layout->one_shot_tile;
+  // Slot 0, and two-shot's first shot; mailboxes.h knows how far the others are.
+  PYALLREDUCE_FN Words* signature(uint32_t block, uint32_t sender) const {
+    return reinterpret_cast<Words*>(base + layout->signatures) + (block * kMaxRanks + sender);
   }
-  PYALLREDUCE_FN Words* two_shot(uint32_t slot, uint32_t shot, uint32_t block,
-                                 uint32_t sender) const {
-    const uint64_t mailbox =
-        ((slot * kShots + shot) * kMaxBlocks + block) * (layout->world - 1) + place(sender);
-    return reinterpret_cast<Words*>(base + layout->two_shot) + mailbox * layout->two_shot_tile;
+  PYALLREDUCE_FN Words* one_shot(uint32_t block, uint32_t sender) const {
+    return reinterpret_cast<Words*>(base + layout->one_shot) +
+           mailbox(block, sender) * layout->one_shot_tile;
+  }
+  PYALLREDUCE_FN Words* two_shot(uint32_t block, uint32_t sender) const {
+    return reinterpret_cast<Words*>(base + layout->two_shot) +
+           mailbox(block, sender) * layout->two_shot_tile;
   }
 
  private:
   // Nobody sends to himself: the senders of a slab are numbered without its owner.
-  PYALLREDUCE_FN uint32_t place(uint32_t sender) const { return sender - (sender > owner ? 1 : 0); }
+  PYALLREDUCE_FN uint64_t mailbox(uint32_t block, uint32_t sender) const {
+    return block * (layout->world - 1) + sender - (sender > owner ? 1 : 0);
+  }
 };
 
 }  // namespace pyallreduce

@@ -16,68 +16,91 @@ constexpr uint64_t kNanosecondsPerMillisecond = 1'000'000;
 PYALLREDUCE_FN uint64_t in_nanoseconds(uint32_t milliseconds) {
   return milliseconds * kNanosecondsPerMillisecond;
 }
+PYALLREDUCE_FN uint32_t milliseconds(uint64_t nanoseconds) {
+  return static_cast<uint32_t>(nanoseconds / kNanosecondsPerMillisecond);
+}
 
-// One block's view of one call: what every wait of that block needs.
+// One block's view of one call, as one of its lanes sees it: what every wait needs.
 struct Turn {
   const Call& call;
   uint32_t block;
-  uint32_t epoch;
-  uint32_t slot;
-  uint32_t generation;
-  Stop stop;  // this lane's; kNone while all is well
+  BlockState* state;
+  Control* control;
+  uint32_t epoch = 0;
+  uint32_t slot = 0;
+  uint32_t generation = 0;
+  Stop stop = Stop::kNone;  // kNone while all is well
+  // What this lane has to report when the block leaves the call. Not at once: the code of a report
+  // in each wait would make every kernel several times as long.
+  bool failed = false;
+  Phase phase = Phase::kNone;
+  uint32_t peer = 0;
+  uint32_t waited_ms = 0;
 
-  PYALLREDUCE_FN Turn(const Call& c, uint32_t b) : call(c), block(b) {
-    const Slab mine = c.slab(c.rank);
-    epoch = ld_relaxed_sys(&mine.state(b)->epoch);
+  PYALLREDUCE_FN Turn(const Call& c, uint32_t b)
+      : call(c), block(b), state(c.slab(c.rank).state(b)), control(c.slab(c.rank).control()) {}
+
+  // Behind grid_dependency_wait: the grid before has advanced the epoch.
+  PYALLREDUCE_FN void begin() {
+    epoch = ld_relaxed_sys(&state->epoch);
     slot = epoch % kSlots;
-    const Words control = ld_relaxed_sys(mine.control());
-    generation = control.w[1];
-    stop = stop_of(control.w[0], generation);  // sticky: later calls drain at once
+    const Words words = ld_relaxed_sys(reinterpret_cast<const Words*>(control));
+    generation = words.w[1];
+    stop = stop_of(words.w[0], generation);  // sticky: later calls drain at once
   }
 
-  PYALLREDUCE_FN Slab mine() const { return call.slab(call.rank); }
-  PYALLREDUCE_FN Slab peer(uint32_t rank) const { return call.slab(rank); }
+  // For grid_dependency_wait.
+  PYALLREDUCE_FN uint64_t bits() const {
+    return reinterpret_cast<uint64_t>(state) | reinterpret_cast<uint64_t>(control);
+  }
+
   PYALLREDUCE_FN bool ok() const { return stop == Stop::kNone; }
-  // Another lane of this block has failed (and reported).
-  PYALLREDUCE_FN void fail() {
+  PYALLREDUCE_FN void fail(Stop why, uint32_t peer_, Phase phase_, uint32_t waited_ms_) {
+    stop = why;
+    failed = true;
+    peer = peer_;
+    phase = phase_;
+    waited_ms = waited_ms_;
+  }
+  // Another lane of this block has failed, and reports it.
+  PYALLREDUCE_FN void join() {
     if (ok()) stop = Stop::kPeer;
   }
 
   // The first failure of a generation writes the record; the state word is released last.
-  PYALLREDUCE_FN void report(Stop why, uint32_t peer, Phase phase, const Words& theirs,
-                             uint64_t waited_ns) {
-    stop = why;
-    if (atom_exch_relaxed_gpu(mine().reporter(), generation) == generation) return;
+  PYALLREDUCE_FN void report(const Words& theirs) {
+    failed = false;
+    if (atom_exch_relaxed_gpu(&control->reporter, generation) == generation) return;
     Record* record = call.record;
     record->block = block;
     record->peer = peer;
     record->phase = static_cast<uint32_t>(phase);
     record->algorithm = static_cast<uint32_t>(decode_shape(call.shape).algorithm);
     record->epoch = epoch;
-    record->waited_ns = waited_ns;
+    record->waited_ms = waited_ms;
     record->ours = signature_of(call, epoch);
     record->theirs = theirs;
-    st_release_sys(&record->state, stop_word(generation, why));
-    if (why == Stop::kPeer) return;  // that peer has told everybody
+    st_release_sys(&record->state, stop_word(generation, stop));
+    if (stop == Stop::kPeer) return;  // that peer has told everybody
     for (uint32_t rank = 0; rank < call.layout.world; ++rank) {
-      const Stop seen_there = rank == call.rank ? why : Stop::kPeer;
-      st_relaxed_sys(call.slab(rank).stop(), stop_word(generation, seen_there));
+      const Stop seen_there = rank == call.rank ? stop : Stop::kPeer;
+      st_relaxed_sys(&call.slab(rank).control()->stop, stop_word(generation, seen_there));
     }
   }
 
   // Polls `arrived` until it says yes (true) or the wait has to end (false, and `stop` says why).
-  // `peer` is read when the wait ends in vain: `arrived` may update it.
+  // `from`, the peer, is read when the wait ends in vain: `arrived` may update it.
   template <typename Arrived>
-  PYALLREDUCE_FN bool wait(const uint32_t& peer, Phase phase, Arrived arrived) {
+  PYALLREDUCE_FN bool wait(const uint32_t& from, Phase during, Arrived arrived) {
     if (!ok()) return false;
     uint64_t since = 0;
     bool noticed = false;
     for (uint32_t polls = 1; !arrived(); ++polls) {
       pause_after(polls);
       if (polls % kPollsPerLook != 0) continue;
-      const uint64_t waited_ns = nanoseconds() - since;
+      const uint64_t now = nanoseconds();
       if (since == 0) {
-        since = waited_ns;
+        since = now;
         continue;
       }
       const HostWords host = host_words();
@@ -85,9 +108,16 @@ struct Turn {
       // clock; and what a peer sent before the host heard that it is absent is here by now (the
       // host's word is acquired, and was written after the peer's last grid had ended).
       if (arrived()) break;
-      if (give_up(host, peer, phase, waited_ns, noticed)) return false;
+      const Stop why = reason_to_stop(host, from, now - since);
+      if (why != Stop::kNone) {
+        fail(why, from, during, milliseconds(now - since));
+        return false;
+      }
+      if (!noticed && now - since > in_nanoseconds(host.notice_ms)) {
+        noticed = notice(from, during, milliseconds(now - since));
+      }
     }
-    if (noticed) st_relaxed_sys(mine().noticer(), 0);
+    if (noticed) st_relaxed_sys(&control->noticer, 0);
     return true;
   }
 
@@ -97,53 +127,51 @@ struct Turn {
     return HostWords{v.w[0], v.w[1], v.w[2], v.w[3]};
   }
 
-  PYALLREDUCE_FN bool give_up(const HostWords& host, uint32_t peer, Phase phase, uint64_t waited_ns,
-                              bool& noticed) {
-    Stop why = stop_of(ld_relaxed_sys(mine().stop()), generation);
+  PYALLREDUCE_FN Stop reason_to_stop(const HostWords& host, uint32_t from,
+                                     uint64_t waited_ns) const {
+    Stop why = stop_of(ld_relaxed_sys(&control->stop), generation);
     if (why == Stop::kNone) why = stop_of(host.stop, generation);
-    if (why == Stop::kNone && (host.absent >> peer & 1u) != 0) why = Stop::kAbsent;
+    if (why == Stop::kNone && (host.absent >> from & 1u) != 0) why = Stop::kAbsent;
     if (why == Stop::kNone && waited_ns > in_nanoseconds(host.deadline_ms)) why = Stop::kDeadline;
-    if (why == Stop::kNone) {
-      if (!noticed && waited_ns > in_nanoseconds(host.notice_ms)) {
-        noticed = notice(peer, phase, waited_ns);
-      }
-      return false;
-    }
-    report(why, peer, phase, Words{{0, 0, 0, 0}}, waited_ns);
-    return true;
+    return why;
   }
 
   // True for the one wait of this rank that tells the host, until it ends.
-  PYALLREDUCE_FN bool notice(uint32_t peer, Phase phase, uint64_t waited_ns) {
-    if (atom_exch_relaxed_gpu(mine().noticer(), 1) != 0) return false;
+  PYALLREDUCE_FN bool notice(uint32_t from, Phase during, uint32_t so_far_ms) {
+    if (atom_exch_relaxed_gpu(&control->noticer, 1) != 0) return false;
     Notice& notice = call.record->notice;
-    notice.peer = peer;
-    notice.phase = static_cast<uint32_t>(phase);
-    notice.waited_ms = static_cast<uint32_t>(waited_ns / kNanosecondsPerMillisecond);
+    notice.peer = from;
+    notice.phase = static_cast<uint32_t>(during);
+    notice.waited_ms = so_far_ms;
     notice.ours = signature_of(call, epoch);
     st_release_sys(&notice.serial, notice.serial + 1);
     return true;
   }
 };
 
-// The vectors that `expected` ranks sent to `mailbox(rank)[at]`; those of the others stay as they
-// are. All loads of a round are in flight together.
-template <int kWorld, typename Expected, typename Mailbox>
-PYALLREDUCE_FN bool collect(Turn& turn, Phase phase, Words (&by_rank)[kWorld], Expected expected,
-                            Mailbox mailbox) {
+// The vectors that the `expected(f, rank)` sent to `mailbox(f, rank)`; the others stay as they are.
+// All loads of a round are in flight together.
+template <int kWorld, uint32_t kFlight, typename Expected, typename Mailbox>
+PYALLREDUCE_FN bool collect(Turn& turn, Phase phase, Words (&by_rank)[kFlight][kWorld],
+                            Expected expected, Mailbox mailbox) {
   uint32_t missing = 0;
 #pragma unroll
-  for (uint32_t rank = 0; rank < kWorld; ++rank) {
-    if (expected(rank)) by_rank[rank] = ld_relaxed_sys(mailbox(rank));
+  for (uint32_t f = 0; f < kFlight; ++f) {
+#pragma unroll
+    for (uint32_t rank = 0; rank < kWorld; ++rank) {
+      if (expected(f, rank)) by_rank[f][rank] = ld_relaxed_sys(mailbox(f, rank));
+    }
   }
   const auto arrived = [&] {
     bool again = false;
 #pragma unroll
-    for (uint32_t rank = 0; rank < kWorld; ++rank) {
-      if (expected(rank) && pending(by_rank[rank])) {
+    for (uint32_t f = 0; f < kFlight; ++f) {
+#pragma unroll
+      for (uint32_t rank = 0; rank < kWorld; ++rank) {
+        if (!expected(f, rank) || !pending(by_rank[f][rank])) continue;
         missing = rank;
         again = true;
-        by_rank[rank] = ld_relaxed_sys(mailbox(rank));
+        by_rank[f][rank] = ld_relaxed_sys(mailbox(f, rank));
       }
     }
     return !again;

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-__all__ = ["DTYPE_NAMES", "Mode", "Options", "parse_size"]
+__all__ = ["DTYPE_NAMES", "Mode", "Options", "default_calls", "parse_size"]
 
 Mode = Literal["graph", "eager"]
 
@@ -65,13 +65,16 @@ class Options:
 
     def calls_of(self, nbytes: int, mode: Mode) -> int:
         """All-reduces in one sample of this size."""
-        if self.calls is not None:
-            return self.calls
-        if mode == "graph":
-            return 200 if nbytes <= _MIB else 50
-        if nbytes <= 64 * _KIB:
-            return 20
-        return 5 if nbytes <= _MIB else 1
+        return self.calls if self.calls is not None else default_calls(nbytes, mode)
+
+
+def default_calls(nbytes: int, mode: Mode) -> int:
+    """All-reduces in one sample where the user does not say."""
+    if mode == "graph":
+        return 200 if nbytes <= _MIB else 50
+    if nbytes <= 64 * _KIB:
+        return 20
+    return 5 if nbytes <= _MIB else 1
 
 
 def parse_size(text: str) -> int:

@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from pyallreduce.check.report import Verdict, join, table
+from pyallreduce.check.report import Verdict, edge_matrix, join, table
 from pyallreduce.config import Config
 from pyallreduce.info import gpu_count
 from pyallreduce.launch import DeviceChoice, launch, place
@@ -28,10 +28,11 @@ def run(
     *,
     timeout_s: float,
     quick: bool,
+    dtypes: Sequence[str],
     verbose: bool,
     inject: bool,
 ) -> Verdict:
-    """Check this machine and print what comes of it.
+    """Check this machine and print what comes of it; `dtypes` none means all.
 
     Raises:
         LaunchError: the ranks can't be placed, or one of them failed.
@@ -39,7 +40,7 @@ def run(
     config = Config.from_env()
     placement = place(ranks, device, gpus=gpu_count(), share_gpu=config.share_gpu)
     click.echo(f"pyallreduce check: {placement}")
-    options = {"quick": quick, "inject": inject}
+    options = {"quick": quick, "inject": inject, "dtypes": list(dtypes)}
     with _progress() as show:
         results = launch(
             _TARGET,
@@ -52,6 +53,9 @@ def run(
     click.echo("\n".join(table(verdict.lines, verbose=verbose)))
     if verbose:
         click.echo("\n".join(f"table: {line}" for line in verdict.decision["table"]))
+        click.echo(f"live checks at start-up: {verdict.validation_ms:.0f} ms; edges, us a round:")
+        click.echo("\n".join(edge_matrix(verdict.edges)))
+        click.echo(f"remedy: {verdict.decision['remedy']}")
     click.echo(str(verdict))
     return verdict
 

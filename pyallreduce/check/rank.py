@@ -133,10 +133,10 @@ class Check:
 
 
 def run_rank(context: Context, options: dict[str, Any]) -> dict[str, Any]:
-    """Run everything; give {"decision": ..., "rows": [...]}.
+    """Run everything; give {"decision", "rows", "edges" and "validation_ms" of the start-up}.
 
-    Options: "quick" (fewer sizes), "inject" (flip a bit of each result of the last rank's first
-    algorithm and dtype: the check must then fail).
+    Options: "quick" (fewer sizes), "dtypes" (names; none means all), "inject" (flip a bit of each
+    result of the last rank's first algorithm and dtype: the check must then fail).
     """
     device = torch.device("cpu") if context.gpu is None else torch.device("cuda", context.gpu)
     with Communicator(device=device) as comm:
@@ -144,10 +144,11 @@ def run_rank(context: Context, options: dict[str, Any]) -> dict[str, Any]:
         algorithms: tuple[Algorithm, ...] = (
             ("one_shot", "two_shot", "auto") if native else ("auto",)
         )
-        data = {name: Data(context.world, dtype, device) for name, dtype in DTYPES.items()}
+        dtypes = {name: DTYPES[name] for name in options["dtypes"] or DTYPES}
+        data = {name: Data(context.world, dtype, device) for name, dtype in dtypes.items()}
         checks = [
             (name, Check(comm, algorithm, dtype, data[name], bool(options["quick"])))
-            for name, dtype in DTYPES.items()
+            for name, dtype in dtypes.items()
             for algorithm in algorithms
         ]
         if options.get("inject") and context.rank == context.world - 1:
@@ -165,7 +166,12 @@ def run_rank(context: Context, options: dict[str, Any]) -> dict[str, Any]:
             rows.append(row)
         if context.rank == 0:
             context.say({"done": len(work), "of": len(work), "label": "done"})
-        return {"decision": _decision(comm), "rows": [asdict(row) for row in rows]}
+        return {
+            "decision": _decision(comm),
+            "rows": [asdict(row) for row in rows],
+            "edges": comm.edges(),
+            "validation_ms": comm.validation_ms,
+        }
 
 
 def _decision(comm: Communicator) -> dict[str, Any]:
@@ -177,5 +183,6 @@ def _decision(comm: Communicator) -> dict[str, Any]:
         "target": decision.target,
         "code": reason.code.value,
         "reason": told,
+        "remedy": reason.remedy,
         "table": [str(line) for line in decision.table],
     }

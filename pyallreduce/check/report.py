@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-__all__ = ["Line", "Verdict", "join", "table"]
+__all__ = ["Line", "Verdict", "edge_matrix", "join", "table"]
 
 _HEADINGS = ("algorithm", "dtype", "mode", "cases", "wrong")
 
@@ -33,6 +33,8 @@ class Verdict:
     lines: tuple[Line, ...]
     decision: dict[str, Any]
     where: str
+    edges: tuple[dict[int, float], ...] = ()
+    validation_ms: float = 0.0
 
     @property
     def cases(self) -> int:
@@ -61,6 +63,10 @@ class Verdict:
             "wrong": self.wrong,
             "where": self.where,
             "decision": self.decision,
+            "validation_ms": round(self.validation_ms, 1),
+            "edges_us": [
+                {str(peer): round(us, 2) for peer, us in row.items()} for row in self.edges
+            ],
             "lines": [asdict(line) for line in self.lines],
         }
 
@@ -69,7 +75,22 @@ def join(results: Sequence[dict[str, Any]], where: str) -> Verdict:
     """Make the verdict from what `rank.run_rank` returned on each rank, in rank order."""
     by_row = zip(*(result["rows"] for result in results), strict=True)
     lines = tuple(_line(rows) for rows in by_row)
-    return Verdict(lines, results[0]["decision"], where)
+    edges = tuple({int(peer): us for peer, us in result["edges"]} for result in results)
+    slowest = max(float(result["validation_ms"]) for result in results)
+    return Verdict(lines, results[0]["decision"], where, edges, slowest)
+
+
+def edge_matrix(edges: Sequence[dict[int, float]]) -> list[str]:
+    """The start-up's ping-pong: µs of one round from each rank (row) to each other one."""
+    if not any(edges):
+        return []
+    ranks = range(len(edges))
+    rows = [["", *(f"rank {peer}" for peer in ranks)]]
+    for rank in ranks:
+        cells = [f"{edges[rank][peer]:.2f}" if peer in edges[rank] else "-" for peer in ranks]
+        rows.append([f"rank {rank}", *cells])
+    width = max(len(cell) for row in rows for cell in row)
+    return ["  ".join(cell.rjust(width) for cell in row) for row in rows]
 
 
 def table(lines: Sequence[Line], *, verbose: bool) -> list[str]:

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The Communicator among processes on a GPU: IPC, CuPy, graphs, failures, streams, compile.
 
-Two ranks share one GPU and take turns on it, so that this runs where there is only one.
+Each rank has a GPU of its own where there are two; on one GPU they take turns.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from pyallreduce._C import device_count
 from pyallreduce.launch import Placement, launch
 
 pytestmark = pytest.mark.gpu
@@ -24,7 +25,7 @@ def targets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(target: str) -> list[Any]:
-    return launch(f"gpu_targets:{target}", {}, Placement(2, 1), deadline_s=100)
+    return launch(f"gpu_targets:{target}", {}, Placement(2, min(2, device_count())), deadline_s=100)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("cupy") is None, reason="needs CuPy")

@@ -159,7 +159,7 @@ def answer(checksums: list[int], wrong: list[int], faults: list[str]) -> dict[st
     row = {"algorithm": "one_shot", "dtype": "float32", "mode": "eager"}
     rows = [{**row, "checksums": checksums, "wrong": wrong, "faults": faults}]
     decision = {"backend": "native", "target": "host", "code": "OK", "reason": "OK.", "table": []}
-    return {"decision": decision, "rows": rows}
+    return {"decision": decision, "rows": rows, "edges": [], "validation_ms": 1.0}
 
 
 def test_verdict_of_equal_and_right_answers() -> None:

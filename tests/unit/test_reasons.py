@@ -7,6 +7,7 @@ from __future__ import annotations
 import inspect
 import pickle
 import re
+from pathlib import Path
 
 import pytest
 
@@ -21,6 +22,7 @@ from pyallreduce.errors import (
     WireError,
 )
 from pyallreduce.reasons import Code, Reason
+from pyallreduce.reasons_page import page
 
 
 @pytest.mark.parametrize("code", list(Code), ids=lambda code: code.value)
@@ -32,6 +34,12 @@ def test_every_code_has_one_sentence_and_one_remedy(code: Code) -> None:
     assert not re.search(r"[.!?] +[A-Z]", reason.cause)
     assert re.fullmatch(r"[A-Z][^\n]*[^.\n]\.", reason.remedy)
     assert not re.search(r"[.!?] +[A-Z]", reason.remedy)
+
+
+def test_the_troubleshooting_page_holds_every_code_as_it_is_today() -> None:
+    path = Path(__file__).parents[2] / "docs" / "troubleshooting.md"
+    assert path.read_text(encoding="utf-8") == page(), "python -m pyallreduce.reasons_page > docs/"
+    assert all(f"`{code.value}`" in page() for code in Code)
 
 
 def test_causes_are_distinct() -> None:

@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""Keep a record of the fault matrix, of deaths and how soon they are told, and of many starts.
+
+python bench/fault_drill.py OUT.json [--gpus N] [--matrix] [--kills 20] [--starts 1000]
+
+Without --gpus the ranks are processes on the CPU. The cases and what is asked of them are those of
+tests/faults.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pyallreduce.bench.timing import quantile
+from pyallreduce.info import header
+from pyallreduce.launch import Placement, launch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "faults"))
+from cases import Case, judge, lethal, survivable
+from harness import Outcomes, run
+
+_KEPT = ("end", "backend", "code", "took", "wrong")
+
+
+def matrix(gpus: int) -> list[dict[str, Any]]:
+    """Every case: whether it ended as promised, and how, by rank."""
+    outcomes: Outcomes = run(survivable(), gpus, 300)
+    for case in lethal():
+        outcomes.update(run([case], gpus, 90))
+        click.echo(f"{case.name}: {judge(case, outcomes.get(case.name, {})) or 'as promised'}")
+    return [_record(case, outcomes) for case in (*survivable(), *lethal())]
+
+
+def _record(case: Case, outcomes: Outcomes) -> dict[str, Any]:
+    seen = outcomes.get(case.name, {})
+    return {
+        "case": case.name,
+        "complaints": judge(case, seen),
+        "ranks": {str(rank): {key: o[key] for key in _KEPT} for rank, o in seen.items()},
+    }
+
+
+def kills(gpus: int, count: int) -> dict[str, Any]:
+    """Seconds from a survivor's call, in which it waits for a rank that dies, to its exception."""
+    case = Case("kill", "steady", 1)
+    took, complaints = [], 0
+    for _ in range(count):
+        seen = run([case], gpus, 60).get(case.name, {})
+        complaints += bool(judge(case, seen))
+        took += [outcome["took"] for outcome in seen.values()]
+    return {
+        "kills": count,
+        "not_as_promised": complaints,
+        "took_s": took,
+        "median_s": statistics.median(took),
+        "p99_s": quantile(took, 0.99),
+    }
+
+
+def starts(gpus: int, count: int) -> dict[str, Any]:
+    """False vetoes, and ms of a start and of its live validation (the slowest rank's)."""
+    placement = Placement(2, gpus)
+    results = launch("life_targets:starts", {"starts": count}, placement, deadline_s=60 + count)
+    validation = [max(times) for times in zip(*(r["validation_ms"] for r in results), strict=True)]
+    return {
+        "starts": count,
+        "vetoes": sum(len(r["vetoes"]) for r in results),
+        "wrong": sum(r["wrong"] for r in results),
+        "start_ms_median": round(statistics.median(results[0]["ms"]), 1),
+        "validation_ms_first": round(validation[0], 1),
+        "validation_ms_median": round(statistics.median(validation), 1),
+        "validation_ms_max": round(max(validation), 1),
+    }
+
+
+@click.command()
+@click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--gpus", default=0)
+@click.option("--matrix", "with_matrix", is_flag=True)
+@click.option("--kills", "kill_count", default=0)
+@click.option("--starts", "start_count", default=0)
+def main(output: Path, gpus: int, with_matrix: bool, kill_count: int, start_count: int) -> None:
+    command = f"bench/fault_drill.py {' '.join(sys.argv[2:])}"
+    content: dict[str, Any] = {"header": header(command), "where": str(Placement(2, gpus))}
+    if kill_count:
+        content["kills"] = kills(gpus, kill_count)
+        click.echo({k: v for k, v in content["kills"].items() if k != "took_s"})
+    if start_count:
+        content["starts"] = starts(gpus, start_count)
+        click.echo(content["starts"])
+    if with_matrix:
+        content["matrix"] = matrix(gpus)
+        bad = [record["case"] for record in content["matrix"] if record["complaints"]]
+        click.echo(f"{len(content['matrix'])} cases, {len(bad)} not as promised: {bad}")
+    output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""What bounded waits, abort polling and signatures cost together: two builds, measured in turn.
+
+python bench/safety_cost.py OUT.json [--ranks N] [--bytes 1024] [--turns 24]
+
+The bare build is this tree with the PATCHES below, in a temporary folder. Both builds have their
+ranks on the same GPUs at the same time and measure alternately, one graph of 200 calls at a time.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+import torch.distributed as dist
+
+from pyallreduce import Communicator
+from pyallreduce.bench import timing
+from pyallreduce.bench.backends import Ours
+from pyallreduce.info import gpu_count, header
+from pyallreduce.worker import Context
+
+ROOT = Path(__file__).resolve().parents[1]
+_CALLS, _REPLAYS = 200, 20
+_BOTH = ("one_shot.h", "two_shot.h")
+PATCHES = [
+    *((file, "  signatures.send(block, turn);\n", "") for file in _BOTH),
+    *((file, "  signatures.check(block, turn);\n", "") for file in _BOTH),
+    *((file, "  enter(block, turn);\n", "") for file in _BOTH),
+    *((file, " | signatures.bits()", "") for file in _BOTH),
+    *(
+        (
+            file,
+            "    // No output before every signature is checked.\n"
+            "    if (step == 0 && !block.all(turn.ok())) turn.join();\n",
+            "",
+        )
+        for file in _BOTH
+    ),
+    # Every lane must have read the epoch before it advances.
+    *(
+        (file, "  leave(block, turn);", "  block.all(true);\n  leave(block, turn);")
+        for file in _BOTH
+    ),
+    ("wait.h", "if (polls % kPollsPerLook != 0) continue;", "continue;"),
+    ("wait.h", "stop = stop_of(words.w[0], generation);", "stop = Stop::kNone;"),
+]
+
+
+def build_bare(folder: Path) -> None:
+    """This tree without its safety, compiled in `folder`."""
+    for name in ("csrc", "cmake", "pyallreduce"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so"))
+    shutil.copy(ROOT / "CMakeLists.txt", folder)
+    for file, old, new in PATCHES:
+        path = folder / "csrc" / "protocol" / file
+        text = path.read_text(encoding="utf-8")
+        if old not in text:
+            raise click.ClickException(f"{file} has changed: {old!r} is not there")
+        path.write_text(text.replace(old, new), encoding="utf-8")
+    import pybind11
+
+    configure = [
+        *("cmake", "-S", ".", "-B", "build", "-G", "Ninja", "-DPYALLREDUCE_CUDA=ON"),
+        f"-DPython_EXECUTABLE={sys.executable}",
+        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
+    ]
+    for command in (configure, ["ninja", "-C", "build"]):
+        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=400)
+    module = next((folder / "build").glob("_C*.so"))
+    shutil.copy(module, folder / "pyallreduce")
+
+
+def run_rank(context: Context, options: dict[str, Any]) -> None:
+    """Measure whenever it is this build's turn; rank 0 puts the µs of a call into the store."""
+    c10d: Any = dist
+    store = c10d.TCPStore("127.0.0.1", options["port"], is_master=False)
+    device = torch.device("cuda", context.gpu)
+    with Communicator(device=device) as comm:
+        elements = options["bytes"] // 2
+        x = timing.zero_sum(context.rank, context.world, elements, torch.bfloat16, device)
+        sample = timing._graph(Ours(comm, "auto"), x, _CALLS)
+        for turn in range(options["turns"]):
+            store.wait([f"{options['build']} {turn}"])
+            times = timing.slowest([sample() / _CALLS for _ in range(_REPLAYS)])
+            comm.check()
+            if context.rank == 0:
+                store.set(f"{options['build']} {turn} us", str(statistics.median(times)))
+
+
+def start(build: str, path: Path, port: int, job: dict[str, Any]) -> subprocess.Popen[bytes]:
+    """A process of its own that launches the ranks of one build."""
+    code = (
+        "import json, sys; job = json.loads(sys.argv[1]); sys.path[:0] = job['path'];"
+        "from pyallreduce.launch import Placement, launch;"
+        "launch('safety_cost:run_rank', job, Placement(job['ranks'], job['ranks']), deadline_s=300)"
+    )
+    paths = [str(path), str(ROOT / "bench")]
+    text = json.dumps({**job, "build": build, "port": port, "path": paths})
+    environ = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.Popen([sys.executable, "-c", code, text], env=environ)
+
+
+@click.command()
+@click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--ranks", type=click.IntRange(2, 8))
+@click.option("--bytes", "nbytes", default=1024)
+@click.option("--turns", default=24)
+def main(output: Path, ranks: int | None, nbytes: int, turns: int) -> None:
+    c10d: Any = dist
+    store = c10d.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    job = {"ranks": ranks or gpu_count(), "bytes": nbytes, "turns": turns}
+    with tempfile.TemporaryDirectory() as folder:
+        build_bare(Path(folder))
+        builds = {"safe": ROOT, "bare": Path(folder)}
+        processes = [start(name, path, store.port, job) for name, path in builds.items()]
+        try:
+            times: dict[str, list[float]] = {name: [] for name in builds}
+            for turn in range(turns):
+                for name in builds if turn % 2 == 0 else reversed(builds):
+                    store.set(f"{name} {turn}", "go")
+                    times[name].append(float(store.get(f"{name} {turn} us")))
+        finally:
+            for process in processes:
+                process.terminate()
+                process.wait(20)
+    differences = [s - b for s, b in zip(times["safe"], times["bare"], strict=True)]
+    mean = statistics.mean(differences)
+    half = 2.07 * statistics.stdev(differences) / len(differences) ** 0.5  # t of 23, 95 %
+    result = {
+        "bytes": nbytes,
+        "world": job["ranks"],
+        "turns": turns,
+        "safe_us": round(statistics.median(times["safe"]), 3),
+        "bare_us": round(statistics.median(times["bare"]), 3),
+        "cost_us": round(mean, 4),
+        "cost_us_95": [round(mean - half, 4), round(mean + half, 4)],
+        "times_us": times,
+    }
+    content = {"header": header(f"bench/safety_cost.py --bytes {nbytes}"), **result}
+    output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    click.echo(json.dumps({k: v for k, v in result.items() if k != "times_us"}))
+
+
+if __name__ == "__main__":
+    main()

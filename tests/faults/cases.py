@@ -1,0 +1,213 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""The fault matrix: which fault strikes which rank at which stage, and what must come of it.
+
+Every case ends, on every rank that survives, in a right result, in a typed error, or on the
+fallback with right results. `judge` holds the outcomes against that, and against what this kind of
+fault promises beyond it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+__all__ = ["CALLS", "Case", "judge", "lethal", "matrix", "survivable"]
+
+CALLS = 8  # of one case
+FIRST, STEADY = 0, 5  # the call that a fault of these stages strikes
+STARTUP = ("facts", "offers", "open", "edges", "calls")  # the steps of the start-up exchange
+PROCESS = ("kill", "stop 3 s", "stop", "exception")
+CALL = ("skip", "size", "dtype", "algorithm", "tag", "two at once")
+EDGE = ("dropped", "mirrored", "corrupted", "torn", "delayed")
+
+# What start-up says of an edge that is broken from the beginning.
+EDGE_CODES = {
+    "dropped": "P2P_WRITE_LOST",
+    "mirrored": "P2P_PRIVATE_MIRROR",
+    "corrupted": "P2P_CORRUPT",
+}
+TYPED = {"AllReduceAborted", "BackendUnavailable", "CallMismatch", "ExchangeTimeout"}
+# Over the deadline, or over the moment of a death: two cores carry all ranks and the test.
+SLACK_S = 1.5
+
+
+@dataclass(frozen=True)
+class Case:
+    """One fault. `deadline_ms` bounds each wait; it is short where the wait is to end in vain."""
+
+    fault: str
+    stage: str
+    victim: int
+    ranks: int = 2
+
+    @property
+    def name(self) -> str:
+        return f"{self.fault}, {self.stage}, rank {self.victim} of {self.ranks}"
+
+    @property
+    def lethal(self) -> bool:
+        """Whether the group is of no more use afterwards."""
+        return self.fault in ("kill", "stop")
+
+    @property
+    def deadline_ms(self) -> int:
+        if self.fault == "stop 3 s":
+            return 6_000
+        return 300 if self.stage == "first call" else 1_500
+
+    @property
+    def longest_wait_s(self) -> float:
+        """Ranks may come to the first call ten times as late: `Config.patient_ms`."""
+        return self.deadline_ms * (10 if self.stage == "first call" else 1) / 1e3
+
+    @property
+    def strikes(self) -> int:
+        """The call that the fault strikes; out of reach where it strikes another stage."""
+        return {"first call": FIRST, "steady": STEADY, "inside": STEADY}.get(self.stage, -1)
+
+    def as_json(self) -> dict[str, Any]:
+        return {**asdict(self), "deadline_ms": self.deadline_ms, "strikes": self.strikes}
+
+
+def matrix(ranks: int = 2) -> Iterator[Case]:
+    """All cases, each with the first and the last rank as its victim."""
+    stages: Mapping[str, Sequence[str]] = {
+        **dict.fromkeys(PROCESS, (*STARTUP, "first call", "steady", "teardown")),
+        **dict.fromkeys(CALL, ("first call", "steady")),
+        **dict.fromkeys(EDGE, ("startup", "steady")),
+    }
+    for fault, places in stages.items():
+        inside = ("inside",) if fault in ("kill", "stop 3 s", "stop") else ()
+        for stage in (*places, *inside):
+            for victim in (0, ranks - 1):
+                yield Case(fault, stage, victim, ranks)
+
+
+def lethal() -> list[Case]:
+    return [case for case in matrix() if case.lethal]
+
+
+def survivable() -> list[Case]:
+    return [case for case in matrix() if not case.lethal]
+
+
+def judge(case: Case, outcomes: Mapping[int, Mapping[str, Any]]) -> list[str]:
+    """What is wrong with the outcomes of a case, by rank; empty if all is as promised."""
+    dead = {case.victim} if case.lethal else set()
+    complaints = []
+    for rank in range(case.ranks):
+        if rank in dead:
+            continue
+        seen = outcomes.get(rank)
+        if seen is None:
+            complaints.append(f"rank {rank} said nothing")
+            continue
+        complaints += [
+            f"rank {rank}: {what}: {dict(seen)}" for what in _faults_of(case, rank, seen)
+        ]
+    return complaints
+
+
+def _faults_of(case: Case, rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
+    if seen["wrong"]:
+        yield "a wrong value was accepted"
+    if seen["end"] != "right" and seen["end"] not in TYPED:
+        planted = case.fault == "exception" and rank == case.victim and seen["end"] == "Planted"
+        if not planted:
+            yield "neither a right result nor a typed error"
+    yield from _PROMISES[case.fault](case, rank, seen)
+
+
+def _right(seen: Mapping[str, Any]) -> Iterator[str]:
+    if seen["end"] != "right":
+        yield "should have ended in the right result"
+
+
+def _kill(case: Case, _rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
+    if case.stage == "teardown":
+        yield from _right(seen)
+    elif case.strikes >= 0:
+        if seen["end"] != "AllReduceAborted" or seen["peer"] != case.victim:
+            yield "the dead rank should have been named"
+        if "SIGKILL" not in seen["text"]:
+            yield "how it died should have been told"
+        if seen["took"] > SLACK_S:
+            yield "the end came late"
+    elif seen["end"] == "right":
+        yield "nobody can go on with a dead rank"
+
+
+def _stop_3s(_case: Case, _rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
+    yield from _right(seen)
+    if seen["backend"] != "native":
+        yield "a stop shorter than the deadline is no reason for the fallback"
+
+
+def _stop(case: Case, _rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
+    if case.stage == "teardown":
+        yield from _right(seen)
+    elif case.strikes >= 0:
+        if seen["end"] != "AllReduceAborted" or seen["peer"] != case.victim:
+            yield "the silent rank should have been named"
+        if seen["took"] > case.longest_wait_s + SLACK_S:
+            yield "the end came late"
+        if "has waited" not in seen["log"]:
+            yield "the wait should have been noticed in the log"
+    elif seen["end"] == "right":
+        yield "nobody can start with a silent rank"
+
+
+def _exception(case: Case, rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
+    if case.stage in STARTUP:
+        yield from _right(seen)
+        if seen["backend"] != "nccl" or seen["code"] == "OK":
+            yield "should have gone on with the fallback, and said why"
+    elif case.stage == "teardown" or rank == case.victim:
+        return
+    elif seen["end"] != "AllReduceAborted" or "has closed its communicator" not in seen["text"]:
+        yield "should have been told that the peer has closed"
+    elif seen["took"] > SLACK_S:
+        yield "the end came late"
+
+
+def _mismatch(_case: Case, _rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
+    if seen["end"] != "CallMismatch":
+        yield "should have been told that the calls differ"
+    elif not ("Rank 0: call" in seen["text"] and "Rank 1: call" in seen["text"]):
+        yield "both calls should have been printed"
+
+
+def _two_at_once(case: Case, rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
+    if seen["end"] != "AllReduceAborted":
+        yield "two calls at once should have been refused"
+    if rank == case.victim and "two calls" not in seen["text"]:
+        yield "the cause should have been told"
+
+
+def _broken_edge(case: Case, _rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
+    if case.stage == "startup":
+        yield from _right(seen)
+        if (seen["backend"], seen["code"]) != ("nccl", EDGE_CODES[case.fault]):
+            yield f"should have gone on with the fallback because of {EDGE_CODES[case.fault]}"
+    elif seen["end"] not in ("AllReduceAborted", "CallMismatch"):
+        yield "should have ended in an error"
+
+
+def _odd_edge(_case: Case, _rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
+    yield from _right(seen)
+    if seen["backend"] != "native":
+        yield "an edge that delivers everything is sound"
+
+
+_PROMISES = {
+    "kill": _kill,
+    "stop 3 s": _stop_3s,
+    "stop": _stop,
+    "exception": _exception,
+    **dict.fromkeys(("skip", "size", "dtype", "algorithm", "tag"), _mismatch),
+    "two at once": _two_at_once,
+    **dict.fromkeys(EDGE_CODES, _broken_edge),
+    **dict.fromkeys(("torn", "delayed"), _odd_edge),
+}

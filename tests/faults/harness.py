@@ -1,0 +1,65 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""Run cases of the fault matrix in processes of their own and collect what the survivors say."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cases import Case
+
+from pyallreduce.launch import LaunchError, Placement, launch
+
+__all__ = ["Outcomes", "run"]
+
+Outcomes = dict[str, dict[int, dict[str, Any]]]
+_STOP_S = 3.0
+HERE = str(Path(__file__).parent)
+
+
+def run(cases: Sequence[Case], gpus: int, deadline_s: float) -> Outcomes:
+    """Case name to rank to outcome. Cases that end a group must come alone.
+
+    Raises:
+        LaunchError: the ranks did not end in time, or one failed in a way that no case asked for.
+    """
+    listener = _Listener(cases)
+    if HERE not in sys.path:
+        sys.path.insert(0, HERE)
+    placement = Placement(cases[0].ranks, gpus)
+    options = {"cases": [{**c.as_json(), "name": c.name, "lethal": c.lethal} for c in cases]}
+    try:
+        launch("fault_targets:run", options, placement, deadline_s=deadline_s, on_report=listener)
+    except LaunchError:
+        if not cases[0].lethal:
+            raise
+    return listener.outcomes
+
+
+class _Listener:
+    """Hears the ranks; continues one that stopped itself, and ends it when all others are done."""
+
+    def __init__(self, cases: Sequence[Case]) -> None:
+        self.outcomes: Outcomes = {}
+        self._survivors = cases[0].ranks - 1
+        self._stopped = 0
+
+    def __call__(self, rank: int, report: dict[str, Any]) -> None:
+        if "stopped" in report:
+            self._stopped = report["stopped"]
+            if not report["for_ever"]:
+                threading.Timer(_STOP_S, os.kill, (self._stopped, signal.SIGCONT)).start()
+                self._stopped = 0
+            return
+        of_case = self.outcomes.setdefault(report["case"], {})
+        of_case[rank] = report["outcome"]
+        if self._stopped and len(of_case) == self._survivors:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._stopped, signal.SIGKILL)

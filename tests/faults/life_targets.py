@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""Ranks that start and close many times, that never stop by themselves, and that cross a wrap."""
+
+from __future__ import annotations
+
+import os
+import struct
+import time
+from typing import Any
+
+import torch
+
+from pyallreduce import Communicator, Config
+from pyallreduce.worker import Context
+
+_SMALL = {"slab_bytes": 1 << 20, "timeout_ms": 10_000, "exchange_timeout_ms": 30_000}
+
+
+def communicator(context: Context) -> Communicator:
+    device = "cpu" if context.gpu is None else f"cuda:{context.gpu}"
+    return Communicator(device=device, config=Config(**_SMALL))
+
+
+def right(comm: Communicator, value: float, elements: int = 500) -> bool:
+    x = torch.full((elements,), value + comm.rank, device=comm.device)
+    y = comm.all_reduce(x)
+    if comm.device.type == "cuda":
+        torch.cuda.synchronize()
+    comm.check()
+    world = comm.world_size
+    return bool((y == world * value + world * (world - 1) / 2).all())
+
+
+def starts(context: Context, options: dict[str, Any]) -> dict[str, Any]:
+    """Open and close; how many starts were vetoed, how many sums wrong, and ms of each start."""
+    vetoes: list[str] = []
+    wrong, total_ms, validation_ms = 0, [], []
+    for turn in range(options["starts"]):
+        since = time.perf_counter()
+        with communicator(context) as comm:
+            total_ms.append((time.perf_counter() - since) * 1e3)
+            validation_ms.append(comm.validation_ms)
+            if comm.decision.backend != "native":
+                vetoes.append(str(comm.decision.reason))
+            wrong += not right(comm, float(turn % 100))
+    return {"vetoes": vetoes, "wrong": wrong, "ms": total_ms, "validation_ms": validation_ms}
+
+
+def busy(context: Context, options: dict[str, Any]) -> None:
+    """Say this process's id once all is well, then call without end, or "calls" times."""
+    with communicator(context) as comm:
+        assert all(right(comm, float(turn)) for turn in range(3))
+        context.say({"pid": os.getpid(), "backend": comm.decision.backend})
+        calls = options.get("calls")
+        turn = 0
+        while calls is None or turn < calls:
+            assert right(comm, float(turn % 100))
+            turn += 1
+
+
+def wrap(context: Context, options: dict[str, Any]) -> list[Any]:
+    """Calls on both sides of the epochs' wrap: every block's epoch is set close to 2^32."""
+    with communicator(context) as comm:
+        native = comm._native
+        assert native is not None
+        own, _ = native._slabs._mine()
+        blocks, size = next((o, s) for name, o, s, _ in native.layout.regions() if name == "blocks")
+        state = struct.pack("<IIII", 0xFFFFFFFF - options["before"], 0, 0, 0)
+        torch.distributed.barrier()
+        own.write(blocks, state * (size // len(state)))
+        torch.distributed.barrier()
+        calls = 2 * options["before"]
+        return [right(comm, float(turn), 1 + 997 * (turn % 5)) for turn in range(calls)]

@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""Many starts, kills with restarts, forks, and the wrap of the epochs; longer by environment.
+
+PYALLREDUCE_TEST_STARTS and PYALLREDUCE_TEST_RESTARTS set how many.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyallreduce.launch import Placement, launch
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+STARTS = int(os.environ.get("PYALLREDUCE_TEST_STARTS", "30"))
+RESTARTS = int(os.environ.get("PYALLREDUCE_TEST_RESTARTS", "1"))
+pytestmark = [pytest.mark.ranks, pytest.mark.timeout(120 + STARTS + 30 * RESTARTS)]
+GONE_S = 5.0
+PARENT = """
+import json, sys
+sys.path[:] = json.loads(sys.argv[1])
+from pyallreduce.launch import LaunchError, Placement, launch
+try:
+    launch("life_targets:busy", {}, Placement(2, 0), deadline_s=100,
+           on_report=lambda rank, report: print(json.dumps(report), flush=True))
+except LaunchError as error:
+    print(json.dumps({"failed": str(error)}), flush=True)
+"""
+
+
+def test_no_start_is_vetoed() -> None:
+    results = launch(
+        "life_targets:starts", {"starts": STARTS}, Placement(2, 0), deadline_s=100 + STARTS
+    )
+    assert [(r["vetoes"], r["wrong"]) for r in results] == [([], 0)] * 2
+
+
+def test_epochs_cross_their_wrap() -> None:
+    results = launch("life_targets:wrap", {"before": 6}, Placement(3, 0), deadline_s=90)
+    assert results == [[True] * 12] * 3
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").split()[2] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def names_in_shared_memory(pid: int) -> list[str]:
+    """What a process has mapped that would outlive it in /dev/shm."""
+    maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
+    return [line for line in maps.splitlines() if "/dev/shm/" in line]
+
+
+@pytest.mark.parametrize("whom", ["a worker", "all workers", "the parent"])
+def test_kill_and_restart(whom: str, tmp_path: Path) -> None:
+    for _ in range(RESTARTS):
+        _kill_once(whom, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    # And the next start works.
+    launch("life_targets:busy", {"calls": 20}, Placement(2, 0), deadline_s=60)
+
+
+def _kill_once(whom: str, folder: Path) -> None:
+    parent = subprocess.Popen(
+        [sys.executable, "-c", PARENT, json.dumps(sys.path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        cwd=folder,
+    )
+    try:
+        workers = [_report(parent)["pid"] for _ in range(2)]
+        assert [names_in_shared_memory(pid) for pid in workers] == [[], []]
+        victims = {"a worker": workers[:1], "all workers": workers, "the parent": [parent.pid]}
+        for pid in victims[whom]:
+            os.kill(pid, signal.SIGKILL)
+        deadline = time.monotonic() + GONE_S
+        while any(alive(pid) for pid in workers):
+            assert time.monotonic() < deadline, f"an orphan is left: {workers}"
+            time.sleep(0.02)
+        if whom != "the parent":
+            assert "rank" in _report(parent)["failed"]
+    finally:
+        parent.kill()
+        parent.wait()
+
+
+def _report(parent: subprocess.Popen[str]) -> dict[str, Any]:
+    assert parent.stdout is not None
+    line = parent.stdout.readline()
+    assert line, "the parent ended without a word"
+    return dict(json.loads(line))
+
+
+FORK = """
+import json, os, sys
+sys.path[:] = json.loads(sys.argv[1])
+import torch, torch.distributed as dist
+from pyallreduce import Communicator
+dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+comm = Communicator(device="cpu")
+child = os.fork()
+if child == 0:
+    comm.close(); comm.close()
+    os._exit(0 if comm.closed else 3)
+assert os.waitpid(child, 0)[1] == 0
+assert not comm.closed and comm.all_reduce(torch.ones(3)).tolist() == [1, 1, 1]
+if "exit" in sys.argv: sys.exit(0)  # without close()
+comm.close()
+"""
+
+
+@pytest.mark.parametrize("ending", ["close", "exit"])
+def test_a_forked_child_lets_its_parents_communicator_alone(ending: str) -> None:
+    subprocess.run(
+        [sys.executable, "-c", FORK, json.dumps(sys.path), ending], check=True, timeout=60
+    )
