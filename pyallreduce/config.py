@@ -132,7 +132,8 @@ class Config:
 class Variable:
     """One environment variable, as `pyallreduce info` and the documentation show it.
 
-    `field` is the field of `Config` that it sets; empty for one that only the build reads.
+    `field` is the field of `Config` that it sets; empty for one that only the build or an
+    integration reads.
     """
 
     name: str
@@ -290,6 +291,13 @@ VARIABLES: tuple[Variable, ...] = (
         default="",
         meaning="where `pyallreduce tune` keeps its tables; off: the shipped tables are used",
         field="tuning_file",
+    ),
+    Variable(
+        name="PYALLREDUCE_VLLM_EXCLUSIVE",
+        values="0 or 1",
+        default="0",
+        meaning="read by the vLLM plugin: 1 switches off what carries all-reduces past it",
+        parse=_flag,
     ),
     Variable(
         name="PYALLREDUCE_CUDA",

@@ -10,6 +10,7 @@ process.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.metadata
 import os
 import platform
@@ -66,6 +67,7 @@ class Info:
     matrix: Matrix
     groups: tuple[Group, ...]
     budgets: tuple[Budget, ...]
+    engines: tuple[str, ...]
     errors: tuple[str, ...]
 
     def as_json(self) -> dict[str, Any]:
@@ -91,6 +93,7 @@ def gather() -> Info:
         matrix=matrix(),
         groups=tuple(group for group in groups if group is not None),
         budgets=tuple(_ask(errors, "the slab's budget", lambda: _budgets(config), [])),
+        engines=tuple(_ask(errors, "engines", _engines, [])),
         errors=tuple(errors),
     )
 
@@ -162,6 +165,13 @@ def _budgets(config: Config) -> list[Budget]:
         )
         for world, layout in layouts
     ]
+
+
+def _engines() -> list[str]:
+    # By name and late: nothing else of the package depends on the integrations.
+    status = importlib.import_module("pyallreduce.integrations.status")
+    found: list[str] = status.lines()
+    return found
 
 
 def _config() -> tuple[Config, str]:

@@ -25,6 +25,7 @@ def lines(info: Info) -> list[str]:
         *_settings(info),
         *_gpus(info),
         *_groups(info),
+        *_engines(info),
         *_slab(info),
         *_errors(info),
     ]
@@ -67,6 +68,12 @@ def _groups(info: Info) -> Iterator[str]:
         yield f"{group.name}: {group.backend}"
         yield f"  reason  {group.code}: {group.cause[:-1]}{detail}"
         yield f"  remedy  {group.remedy}"
+
+
+def _engines(info: Info) -> Iterator[str]:
+    if info.engines:
+        yield ""
+        yield from info.engines
 
 
 def _slab(info: Info) -> Iterator[str]:

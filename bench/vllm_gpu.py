@@ -1,0 +1,195 @@
+#!/usr/bin/env python3
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""vLLM on GPUs with each of three all-reduces: equal tokens, decode steps, and the calls.
+
+    python3 bench/vllm_gpu.py --ranks 2 --layers 32 --json $OUT/vllm-2-32.json
+
+Starts vLLM once for each backend (about a minute each), every start with a deadline: `ours` is the
+plugin as users get it, `stock` is vLLM's own custom all-reduce, `nccl` is without any. Needs vLLM
+and pyallreduce importable, and as many GPUs as ranks. A record is one backend and batch:
+
+* `tokens`: a digest of the greedy tokens; the same for all backends where the arithmetic is the
+  same (2 ranks).
+* `step_ms`: a decode step, from the difference between a long and a short generation.
+* `kernel_us`: per all-reduce of decode steps the shortest kernel over the ranks, then the median,
+  so that waiting for a late peer does not count.
+* `micro_us`: one all-reduce of the same shape in a captured graph of 50, slowest rank.
+* `left_bytes`: device memory that 20 more captures left behind, on the first rank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests" / "integrations"))
+from processes import started, tiny_model  # noqa: E402
+
+BACKENDS = ("ours", "stock", "nccl")
+HIDDEN = 1024
+SHORT, LONG = 16, 144  # tokens
+# "compiled" is vLLM's default: torch.compile, and both full and piecewise graphs.
+MODES: dict[str, dict[str, Any]] = {
+    "graphs": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"},
+    "compiled": {},
+}
+SETTINGS = {
+    "HF_HUB_OFFLINE": "1",
+    "NCCL_NVLS_ENABLE": "0",
+    "TORCH_SYMM_MEM_DISABLE_MULTICAST": "1",
+    "VLLM_ALLREDUCE_USE_FLASHINFER": "0",
+    "VLLM_ALLREDUCE_USE_SYMM_MEM": "0",
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_USE_FLASHINFER_SAMPLER": "0",
+}
+
+
+def measure(job: dict[str, Any]) -> None:
+    """One backend, in a process of its own: prints one RESULT line a batch."""
+    from vllm import LLM, SamplingParams
+
+    batches = job["batches"]
+    llm = LLM(
+        model=job["model"],
+        load_format="dummy",
+        skip_tokenizer_init=True,
+        tensor_parallel_size=job["ranks"],
+        disable_custom_all_reduce=job["backend"] == "nccl",
+        compilation_config={**MODES[job["mode"]], "cudagraph_capture_sizes": batches},
+        dtype="bfloat16",
+        gpu_memory_utilization=0.4,
+        max_model_len=512,
+        max_num_seqs=max(batches),
+        seed=0,
+        worker_extension_cls="vllm_gpu_worker.Probe",
+    )
+
+    def generate(batch: int, tokens: int) -> tuple[float, list[list[int]]]:
+        prompts = [{"prompt_token_ids": [3 + i, 7, 11 + i, 5]} for i in range(batch)]
+        sampling = SamplingParams(
+            max_tokens=tokens, temperature=0, detokenize=False, ignore_eos=True
+        )
+        begin = time.perf_counter()
+        outputs = llm.generate(prompts, sampling, use_tqdm=False)
+        took = time.perf_counter() - begin
+        return took, [list(output.outputs[0].token_ids) for output in outputs]
+
+    calls = 2 * job["layers"] + 1  # a forward pass's all-reduces
+    for batch in batches:
+        generate(batch, SHORT)
+        pairs = [(generate(batch, LONG), generate(batch, SHORT)) for _ in range(3)]
+        step = statistics.median(long[0] - short[0] for long, short in pairs) / (LONG - SHORT)
+        tokens = pairs[0][0][1]
+        llm.collective_rpc("watch")
+        generate(batch, SHORT)
+        last = calls * SHORT // 2  # decode alone: what comes last
+        by_rank = [seen[-last:] for seen in llm.collective_rpc("seen")]
+        shortest = [min(same) for same in zip(*by_rank, strict=True)]
+        record = {
+            "backend": job["backend"],
+            "ranks": job["ranks"],
+            "layers": job["layers"],
+            "hidden": HIDDEN,
+            "mode": job["mode"],
+            "batch": batch,
+            "tokens": hashlib.sha256(repr(tokens).encode()).hexdigest()[:16],
+            "step_ms": round(step * 1e3, 4),
+            "kernel_us": round(statistics.median(shortest), 3) if shortest else None,
+            "kernels": len(shortest),
+            "micro_us": round(max(llm.collective_rpc("micro", args=(batch, HIDDEN))), 3),
+            **llm.collective_rpc("captures", args=(20, HIDDEN))[0],
+            **llm.collective_rpc("slot")[0],
+        }
+        print("\nRESULT " + json.dumps(record), flush=True)
+
+
+def start(backend: str, options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
+    """The records of one backend; as many as it got to before its deadline."""
+    model = tiny_model(
+        work / "model",
+        hidden_size=HIDDEN,
+        intermediate_size=2048,
+        num_hidden_layers=options.layers,
+        num_attention_heads=8,
+        num_key_value_heads=8,
+        head_dim=128,
+        vocab_size=1024,
+    )
+    job = {
+        "backend": backend,
+        "batches": options.batches,
+        "layers": options.layers,
+        "mode": options.mode,
+        "model": str(model),
+        "ranks": options.ranks,
+    }
+    environment = {**SETTINGS, **os.environ}
+    path = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment["PYTHONPATH"] = os.pathsep.join(path)
+    if backend != "ours":
+        environment["VLLM_PLUGINS"] = "none"
+    name = f"vllm-{options.ranks}-{options.layers}-{options.mode}-{backend}.log"
+    log = options.logs / name
+    command = [sys.executable, str(Path(__file__).resolve()), "--child", json.dumps(job)]
+    begin = time.monotonic()
+    with started(command, environment, log) as process:
+        try:
+            code: int | None = process.wait(options.deadline)
+        except subprocess.TimeoutExpired:
+            code = None
+    text = log.read_text(errors="replace")
+    records = [json.loads(line[7:]) for line in text.splitlines() if line.startswith("RESULT ")]
+    print(f"{backend}: exit {code} after {time.monotonic() - begin:.0f} s, {len(records)} records")
+    for line in text.splitlines():
+        if "pyallreduce" in line and ("INFO" in line or "WARNING" in line):
+            print(f"  {line[:200]}")
+    if code != 0:
+        print(text[-1500:])
+    return records
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=32)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 128])
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
+    parser.add_argument("--mode", choices=list(MODES), default="graphs")
+    parser.add_argument("--deadline", type=float, default=170, help="seconds a backend")
+    parser.add_argument("--json", type=Path, help="result file")
+    parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()))
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.child:
+        measure(json.loads(options.child))
+        return
+    from pyallreduce.info import header
+
+    records: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as work:
+        for backend in options.backends:
+            records += start(backend, options, Path(work))
+            if options.json:  # after each: a later one that hangs takes nothing with it
+                content = {"header": header(" ".join(sys.argv)), "records": records}
+                options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    print(f"{'batch':>5} {'backend':8} {'step ms':>8} {'kernel us':>9} {'micro us':>8}  tokens")
+    for r in sorted(records, key=lambda r: (r["batch"], BACKENDS.index(r["backend"]))):
+        print(
+            f"{r['batch']:>5} {r['backend']:8} {r['step_ms']:>8} {r['kernel_us'] or '-':>9} "
+            f"{r['micro_us']:>8}  {r['tokens']}"
+        )
+
+
+if __name__ == "__main__":
+    main()

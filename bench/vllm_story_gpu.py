@@ -1,0 +1,114 @@
+#!/usr/bin/env python3
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""The story on GPUs: vLLM's server starts, answers, goes down, and does so again.
+
+    python3 bench/vllm_story_gpu.py --cycles 4 --json $OUT/story.json
+    python3 bench/vllm_story_gpu.py --cycles 4 --mode graphs --expandable --json $OUT/graphs.json
+    python3 bench/vllm_story_gpu.py --cycles 1 --lost    # the fallback: NCCL, in the same start
+
+Each cycle goes down another way: by Ctrl-C, then by the SIGKILL of one worker, in turn. A start
+takes 30 to 100 s and has a deadline; no cycle is begun that `--budget` would cut off. Ends with 1
+if any cycle failed, or answered otherwise than the first.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE))
+sys.path.insert(0, str(HERE.parent / "tests" / "integrations"))
+from processes import LOST, second_plugin  # noqa: E402
+from server import chat_model, kill, serving  # noqa: E402
+from vllm_gpu import SETTINGS  # noqa: E402
+
+MODES = {
+    "eager": ("--enforce-eager",),
+    "graphs": (
+        "--compilation-config",
+        '{"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY", "cudagraph_capture_sizes": [1, 2, 4]}',
+    ),
+    "compiled": (),
+}
+MEMORY = ("--gpu-memory-utilization", "0.3")
+
+
+def cycle(number: int, model: Path, environment: dict[str, str], mode: str, log: Path) -> Any:
+    """One life of a server, and what was seen of it."""
+    with serving(model, environment, log, (*MODES[mode], *MEMORY)) as server:
+        begin = time.monotonic()
+        answer = server.chat(tokens=32)
+        first = time.monotonic() - begin
+        if number % 2 == 0:
+            down, seconds = "Ctrl-C", server.stop()
+        else:
+            down = f"SIGKILL of worker {number // 2 % 2}"
+            kill(server.workers()[number // 2 % 2])
+            seconds = server.gone()
+        told = [line for line in server.text().splitlines() if "the all-reduces" in line]
+    return {
+        "cycle": number,
+        "up_s": round(server.seconds, 1),
+        "first_answer_s": round(first, 2),
+        "down": down,
+        "gone_s": round(seconds, 1),
+        "answer": answer,
+        "told": told[:2],
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--cycles", type=int, default=4)
+    parser.add_argument("--first", type=int, default=0, help="number of the first cycle")
+    parser.add_argument("--mode", choices=list(MODES), default="eager")
+    parser.add_argument("--expandable", action="store_true", help="expandable_segments:True")
+    parser.add_argument("--stock", action="store_true", help="vLLM without the plugin")
+    parser.add_argument("--lost", action="store_true", help="rank 1 finds its writes lost")
+    parser.add_argument("--budget", type=float, default=560, help="seconds for all")
+    parser.add_argument("--longest", type=float, default=140, help="seconds that a cycle may need")
+    parser.add_argument("--json", type=Path, help="result file")
+    parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()))
+    options = parser.parse_args()
+    from pyallreduce.info import header
+
+    environment = {**SETTINGS, **os.environ}
+    if options.expandable:
+        environment["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
+        environment["PYTORCH_ALLOC_CONF"] = "expandable_segments:True"
+    if options.stock:
+        environment["VLLM_PLUGINS"] = "none"
+    begin, records, failed = time.monotonic(), [], False
+    with tempfile.TemporaryDirectory() as work:
+        model = chat_model(Path(work) / "model", num_hidden_layers=4)
+        if options.lost:
+            fault = second_plugin(Path(work) / "fault", LOST)
+            environment["PYTHONPATH"] = f"{environment.get('PYTHONPATH', '')}{os.pathsep}{fault}"
+        for number in range(options.first, options.first + options.cycles):
+            if time.monotonic() - begin > options.budget - options.longest:
+                print(f"cycle {number} is not begun: the budget is spent")
+                break
+            log = options.logs / f"story-{options.mode}-{number}.log"
+            try:
+                found = cycle(number, model, environment, options.mode, log)
+            except (AssertionError, OSError) as error:
+                found = {"cycle": number, "failed": str(error)[-3000:]}
+            records.append(found)
+            failed = failed or "failed" in found or found["answer"] != records[0].get("answer")
+            print(json.dumps(found), flush=True)
+            if options.json:
+                content = {"header": header(" ".join(sys.argv)), "records": records}
+                options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 1 if failed or not records else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

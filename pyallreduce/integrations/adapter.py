@@ -1,0 +1,175 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""A Communicator in the place where vLLM and SGLang keep their own custom all-reduce (`ca_comm`).
+
+Both engines ask that object, before every all-reduce of the tensor-parallel group, whether it takes
+the tensor, and go on to their next choice where it does not.
+"""
+
+from __future__ import annotations
+
+import logging
+import weakref
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+
+from pyallreduce.communicator import Communicator
+from pyallreduce.config import Config
+from pyallreduce.reasons import Code, Reason
+
+__all__ = ["SlotAdapter", "check_all", "open_slot", "settle_all", "start_step", "tell"]
+
+_TAGS = 1 << 31
+_CHOSEN = {Code.FORCED_NCCL, Code.SINGLE_RANK}  # by the user: no cause for a warning
+
+_open: weakref.WeakSet[SlotAdapter] = weakref.WeakSet()
+
+
+class SlotAdapter:
+    """The contract of the slot: what an engine reads and calls, of any release that is supported.
+
+    Waits are patient from here until `settle()`: ranks load, compile and warm up at their own pace.
+
+    Each call is tagged with its place since the start of the step, or of the capture that recorded
+    it. The tag is a number that all ranks count alike, so that a rank which skips a call, or which
+    replays another graph, is told at the next step; inside a graph it is a constant.
+    """
+
+    # Read by vLLM 0.31 and later where a model would use collectives that are not here.
+    mnnvl_lamport_ag_multicast_ptr = 0
+    fully_connected = False
+
+    def __init__(self, communicator: Communicator) -> None:
+        self.communicator = communicator
+        self._place = 0
+        self._patience = ExitStack()
+        self._patience.enter_context(communicator.patience())
+        _open.add(self)
+
+    @property
+    def disabled(self) -> bool:
+        """Whether the engine must not ask; true once closed."""
+        return self.communicator.closed
+
+    def should_custom_ar(self, x: torch.Tensor) -> bool:
+        """Whether `x` is taken: by its dtype, layout and device alone, which all ranks share.
+
+        Never by size: then one row of a batch would be summed in two orders.
+        """
+        return self.communicator.accepts(x)
+
+    def custom_all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        """The sum over the ranks, as a new tensor.
+
+        Raises:
+            AllReduceAborted, CallMismatch: this call or an earlier one failed.
+        """
+        return self.all_reduce(x)
+
+    def all_reduce(
+        self, x: torch.Tensor, *, out: torch.Tensor | None = None, registered: bool = False
+    ) -> torch.Tensor:
+        """As above, into `out` if given. No memory is ever registered: `registered` is ignored."""
+        del registered
+        tag, self._place = self._place, (self._place + 1) % _TAGS
+        result: torch.Tensor = self.communicator.all_reduce(x, out=out, tag=tag)
+        return result
+
+    def custom_all_gather(self, *_: object, **__: object) -> None:
+        """Declined: the engine has another way."""
+
+    def custom_reduce_scatter(self, *_: object, **__: object) -> None:
+        """Declined: the engine has another way."""
+
+    @contextmanager
+    def capture(self) -> Iterator[None]:
+        """Around graph captures and their warm-up: patient, and nothing to register at the end."""
+        self.start_step()
+        with self.communicator.patience():
+            yield
+
+    def start_step(self) -> None:
+        """Every rank is at the start of a step."""
+        self._place = 0
+
+    def settle(self) -> None:
+        """The engine has warmed up: from now on a wait has the usual deadline."""
+        self._patience.close()
+
+    def check(self) -> None:
+        """Raise what went wrong on any rank; call it behind the synchronisation of a step."""
+        self.communicator.check()
+
+    def close(self) -> None:
+        """Let go of the shared memory; safe to call twice."""
+        _open.discard(self)
+        self._patience.close()
+        self.communicator.close()
+
+
+def open_slot(group: Any, device: Any, fallback_group: Any) -> SlotAdapter | Reason:
+    """A SlotAdapter, or the reason why there is none.
+
+    Every rank of `group` must call it, and all get the same answer. `fallback_group` spares the
+    group's NCCL twin, which an engine has already.
+
+    Raises:
+        BackendUnavailable: PYALLREDUCE_BACKEND=native, and native cannot be had.
+        ConfigError: a PYALLREDUCE_* variable is unknown or out of range.
+        ExchangeTimeout: a rank did not come; the group is then of no more use.
+    """
+    with _unannounced():
+        communicator = Communicator(
+            group, device, config=Config.from_env(), fallback_group=fallback_group
+        )
+    if communicator.decision.backend == "native":
+        return SlotAdapter(communicator)
+    communicator.close()
+    return communicator.decision.reason
+
+
+def tell(logger: logging.Logger, group: str, opened: SlotAdapter | Reason, other: str) -> None:
+    """One line for a group: who carries its all-reduces (`other` in our stead), and why."""
+    if isinstance(opened, SlotAdapter):
+        decision = opened.communicator.decision
+        where, table = decision.reason.detail, decision.table[0]
+        logger.info("Group '%s': pyallreduce carries the all-reduces (%s); %s", group, where, table)
+    else:
+        level = logging.INFO if opened.code in _CHOSEN else logging.WARNING
+        logger.log(level, "Group '%s': %s carries the all-reduces. %s", group, other, opened)
+
+
+@contextmanager
+def _unannounced() -> Iterator[None]:
+    """Within, a communicator does not tell its decision: `tell` does, in the engine's own log."""
+    ours = logging.getLogger("pyallreduce.communicator")
+    ours.addFilter(_nothing)
+    try:
+        yield
+    finally:
+        ours.removeFilter(_nothing)
+
+
+def _nothing(_record: logging.LogRecord) -> bool:
+    return False
+
+
+def start_step() -> None:
+    """A step starts, on every rank, in every open slot of this process."""
+    for adapter in tuple(_open):
+        adapter.start_step()
+
+
+def settle_all() -> None:
+    """The engine has warmed up."""
+    for adapter in tuple(_open):
+        adapter.settle()
+
+
+def check_all() -> None:
+    """Raise what went wrong in any open slot of this process, on any rank."""
+    for adapter in tuple(_open):
+        adapter.check()

@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""SGLang's general plugin: its groups with a custom all-reduce use pyallreduce.
+
+SGLang asks one function which class to build for a group's custom all-reduce, and hooks are its own
+way to change that answer. Ours gives a factory, whose product stands in the slot `ca_comm`; after a
+veto the factory gives None, and SGLang goes on with NCCL.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pyallreduce.integrations.adapter import (
+    SlotAdapter,
+    check_all,
+    open_slot,
+    settle_all,
+    start_step,
+    tell,
+)
+from pyallreduce.integrations.contract import SGLANG, problems
+
+__all__ = ["logger", "register"]
+
+logger = logging.getLogger("sglang.pyallreduce")
+
+_DISPATCH = (
+    "sglang.srt.distributed.device_communicators.custom_all_reduce.dispatch_custom_allreduce"
+)
+_GROUP = "sglang.srt.distributed.parallel_state.GroupCoordinator"
+_SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+
+
+def register() -> None:
+    """Make SGLang's groups use pyallreduce. Never raises; SGLang loads a plugin once a process."""
+    try:
+        _install()
+    except Exception:
+        # A missing gain must not end the engine.
+        logger.warning("pyallreduce could not be installed; SGLang goes on", exc_info=True)
+
+
+def _install() -> None:
+    sglang: Any = importlib.import_module("sglang")
+    version = str(importlib.import_module("sglang.version").__version__)
+    why_not = problems(SGLANG, version, Path(sglang.__file__).parent)
+    if why_not:
+        logger.warning("pyallreduce leaves SGLang as it is: %s", "; ".join(why_not))
+        return
+    hooks: Any = importlib.import_module("sglang.srt.plugins.hook_registry")
+    add, kind = hooks.HookRegistry.register, hooks.HookType
+    add(_DISPATCH, _dispatch, kind.AROUND)
+    add(f"{_GROUP}.destroy", _close, kind.BEFORE)
+    add(f"{_SCHEDULER}.run_batch", _start, kind.BEFORE)
+    add(f"{_SCHEDULER}.process_batch_result", _check, kind.BEFORE)
+
+
+def _dispatch(_original: Callable[..., Any], *_args: Any, **_kwargs: Any) -> Callable[..., Any]:
+    return _build
+
+
+def _build(group: Any, device: Any) -> SlotAdapter | None:
+    """What SGLang puts into the slot of a group."""
+    import torch.distributed as dist
+
+    # The control plane's group carries no tensor that we decline: SGLang asks another backend.
+    opened = open_slot(group, device, fallback_group=group)
+    if dist.get_rank(group) == 0:
+        tell(logger, ",".join(map(str, dist.get_process_group_ranks(group))), opened, "NCCL")
+    return opened if isinstance(opened, SlotAdapter) else None
+
+
+def _start(*_args: Any, **_kwargs: Any) -> None:
+    """A batch starts, on every rank."""
+    start_step()
+
+
+def _check(_scheduler: Any, _batch: Any, result: Any, *_args: Any, **_kwargs: Any) -> None:
+    """A batch's tokens are about to be read: first wait for them, then ask every rank's record."""
+    import torch
+
+    done = getattr(result, "copy_done", None)
+    if done is not None:
+        done.synchronize()
+    elif torch.cuda.is_available():
+        torch.cuda.current_stream().synchronize()
+    check_all()
+    settle_all()
+
+
+def _close(coordinator: Any, *_args: Any, **_kwargs: Any) -> None:
+    slot = getattr(coordinator, "ca_comm", None)
+    if isinstance(slot, SlotAdapter):
+        slot.close()

@@ -1,0 +1,79 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""What `pyallreduce info` says about the engines on this machine, without importing any of them."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from collections.abc import Mapping
+from importlib.metadata import Distribution, distributions, entry_points
+from pathlib import Path
+
+from pyallreduce.integrations.contract import SGLANG, VLLM_CPU, VLLM_CUDA, Contract, problems
+
+__all__ = ["lines"]
+
+_PLUGIN = "pyallreduce"
+_GROUPS = {"vllm": "vllm.general_plugins", "sglang": "sglang.srt.plugins"}
+_FILTERS = {"vllm": "VLLM_PLUGINS", "sglang": "SGLANG_PLUGINS"}
+_CONTRACTS: dict[str, tuple[Contract, ...]] = {"vllm": (VLLM_CUDA, VLLM_CPU), "sglang": (SGLANG,)}
+
+
+def lines(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """One line an engine: whether it is here, and whether its next start uses pyallreduce.
+
+    Below vLLM's stands what would carry all-reduces past us.
+    """
+    here = importlib.util.find_spec("vllm") is not None
+    past = [f"  {line}" for line in _bypasses(environ)] if here else []
+    return [_engine("vllm", environ), *past, _engine("sglang", environ)]
+
+
+def _engine(package: str, environ: Mapping[str, str]) -> str:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return f"{package}: not installed"
+    root = Path(next(iter(spec.submodule_search_locations)))
+    owner = _distribution(root)
+    version = owner.version if owner is not None else "unknown"
+    name = f"{owner.name if owner is not None else package} {version}"
+    broken = [problems(contract, version, root) for contract in _CONTRACTS[package]]
+    why_not = _plugin(package, environ)
+    if not why_not and all(broken):  # else the platform decides which contract counts
+        why_not = "; ".join(broken[0])
+    if why_not:
+        return f"{name}: stays as it is: {why_not}"
+    backend = environ.get("PYALLREDUCE_BACKEND", "")
+    if backend == "nccl":
+        return f"{name}: the plugin loads, and PYALLREDUCE_BACKEND=nccl leaves its slot empty"
+    return f"{name}: the plugin loads; tensor-parallel groups use what is decided above"
+
+
+def _plugin(package: str, environ: Mapping[str, str]) -> str:
+    """Why the engine would not load our plugin; empty if it would."""
+    if not any(entry.name == _PLUGIN for entry in entry_points(group=_GROUPS[package])):
+        return f"no entry point in {_GROUPS[package]}: reinstall pyallreduce"
+    allowed = environ.get(_FILTERS[package])
+    if allowed is None or _PLUGIN in (name.strip() for name in allowed.split(",")):
+        return ""
+    return f"{_FILTERS[package]}={allowed} leaves {_PLUGIN} out"
+
+
+def _distribution(root: Path) -> Distribution | None:
+    """Whose files these are: vLLM's package comes in distributions of several names."""
+    beside = {d.name.lower(): d for d in distributions(path=[str(root.parent)]) if d.name}
+    names = (root.name, f"{root.name}-cpu")
+    return next((beside[name] for name in names if name in beside), None)
+
+
+def _bypasses(environ: Mapping[str, str]) -> list[str]:
+    if importlib.util.find_spec("flashinfer") is None:
+        return ["FlashInfer is not installed: nothing goes past the plugin by default"]
+    if environ.get("PYALLREDUCE_VLLM_EXCLUSIVE") == "1":
+        return ["FlashInfer is installed; PYALLREDUCE_VLLM_EXCLUSIVE=1 keeps all-reduces here"]
+    return [
+        "FlashInfer is installed: on Hopper and Blackwell its all-reduce and the fused all-reduce "
+        "+ RMSNorm pass come first",
+        "PYALLREDUCE_VLLM_EXCLUSIVE=1 switches both off",
+    ]

@@ -1,0 +1,119 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""No step's result leaves a vLLM worker before every rank's record has been found clean.
+
+An aborted call leaves NaN, or plausible data in blocks that had finished: only the records tell.
+They must be read after the synchronisation that makes a step's tokens readable, and before the
+tokens are sent. That point is where a worker's `execute_model` or `sample_tokens` returns (with
+synchronous scheduling), or where the `get_output` of the object that it returned does (with
+asynchronous scheduling, on another thread). Both are the same in every release served and for both
+of vLLM's model runners, so the worker's methods are wrapped, once, in the process that built a
+communicator. The worker that answers reads the records of all.
+
+An error there becomes the worker's answer, which ends the request and the engine.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from pyallreduce.errors import PyallreduceError
+from pyallreduce.integrations import adapter
+
+__all__ = ["guard"]
+
+_MARK = "_pyallreduce_guarded"
+_WORKER = ("vllm.v1.worker.gpu_worker", "Worker")  # the CPU's worker derives from it
+_RAY = ("vllm.v1.executor.ray_utils", "RayWorkerWrapper")
+_PROCESS = ("vllm.v1.executor.multiproc_executor", "WorkerProc")
+
+
+def guard() -> None:
+    """Wrap what this process runs of vLLM's workers; safe to call again."""
+    for worker in _with_subclasses(_loaded(*_WORKER)):
+        _replace(worker, "execute_model", _step)
+        _replace(worker, "sample_tokens", _result)
+        _replace(worker, "compile_or_warm_up_model", _warm_up)
+    # Ray's workers go round the methods above.
+    _replace(_loaded(*_RAY), "execute_model_ray", _step)
+    _replace(_loaded(*_PROCESS), "enqueue_output", _answer)
+
+
+def _step(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def execute(*args: Any, **kwargs: Any) -> Any:
+        adapter.start_step()
+        return _checked(original(*args, **kwargs))
+
+    return execute
+
+
+def _result(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def sample(*args: Any, **kwargs: Any) -> Any:
+        return _checked(original(*args, **kwargs))
+
+    return sample
+
+
+def _warm_up(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def warm_up(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        adapter.settle_all()
+        return result
+
+    return warm_up
+
+
+def _answer(original: Callable[..., Any]) -> Callable[..., Any]:
+    """vLLM 0.20 lets an error of `get_output` end the thread that answers: then nobody would."""
+
+    @functools.wraps(original)
+    def enqueue(self: Any, output: Any) -> Any:
+        try:
+            return original(self, output)
+        except PyallreduceError as error:
+            return original(self, error)
+
+    return enqueue
+
+
+def _checked(result: Any) -> Any:
+    """`result`, if it is there and sound; one that is still on its way is checked on arrival."""
+    if result is None:
+        return None  # the forward pass alone: its tokens come from sample_tokens
+    arrive = getattr(result, "get_output", None)
+    if arrive is None:
+        adapter.check_all()
+    elif not hasattr(arrive, _MARK):
+        result.get_output = _mark(_result(arrive))
+    return result
+
+
+def _replace(owner: type | None, name: str, wrap: Callable[..., Any]) -> None:
+    method = vars(owner).get(name) if owner is not None else None
+    if method is not None and not hasattr(method, _MARK):
+        setattr(owner, name, _mark(wrap(method)))
+
+
+def _mark(function: Callable[..., Any]) -> Callable[..., Any]:
+    setattr(function, _MARK, True)
+    return function
+
+
+def _loaded(module: str, name: str) -> type | None:
+    """A class that this process has imported, or None: nothing is imported for its sake."""
+    found = getattr(sys.modules.get(module), name, None)
+    return found if isinstance(found, type) else None
+
+
+def _with_subclasses(cls: type | None) -> Iterator[type]:
+    if cls is not None:
+        yield cls
+        children: list[type] = cls.__subclasses__()
+        for child in children:
+            yield from _with_subclasses(child)

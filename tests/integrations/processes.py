@@ -1,0 +1,103 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""A model of a few layers, and processes that leave nothing behind; for tests and bench alike."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# For `second_plugin`: what rank 1 writes to rank 0 is lost, on the CPU as on GPUs.
+LOST = """
+def register():
+    import links
+    from pyallreduce.slab import Slabs
+    sound = Slabs.open
+    def open_(slabs, *arguments):
+        Slabs.open = sound
+        if slabs._rank == 1:
+            links.install([0], "dropped")
+        Slabs.open(slabs, *arguments)
+    Slabs.open = open_
+"""
+
+
+def tiny_model(folder: Path, **changes: Any) -> Path:
+    """A Llama of two layers with random weights, described by its config alone."""
+    folder.mkdir(parents=True, exist_ok=True)
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "head_dim": 64,
+        "vocab_size": 512,
+        "max_position_embeddings": 2048,
+        "rms_norm_eps": 1e-5,
+        "torch_dtype": "bfloat16",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        **changes,
+    }
+    (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def second_plugin(folder: Path, source: str) -> str:
+    """A plugin of vLLM's beside ours, which injects a fault: what to add to PYTHONPATH.
+
+    `source` defines `register()`, which vLLM calls in each of its processes; it may import what
+    tests/faults has.
+    """
+    about = folder / "fault_for_tests-0.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: fault-for-tests\nVersion: 0\n")
+    entry = "[vllm.general_plugins]\nfault = fault_for_tests:register\n"
+    (about / "entry_points.txt").write_text(entry)
+    (folder / "fault_for_tests.py").write_text(source)
+    return os.pathsep.join([str(folder), str(Path(__file__).parent.parent / "faults")])
+
+
+@contextlib.contextmanager
+def started(
+    command: list[str], environment: Mapping[str, str], log: Path
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A process in a session of its own; on leaving, whatever is left of the session is ended."""
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env=dict(environment),
+            start_new_session=True,
+        )
+    try:
+        yield process
+    finally:
+        for pid in session(process.pid):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+
+
+def session(leader: int) -> list[int]:
+    """The living processes of a session, from /proc."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        with contextlib.suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            if int(fields[3]) == leader and fields[0] not in "ZX":
+                found.append(int(entry.name))
+    return found

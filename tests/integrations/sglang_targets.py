@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the ranks of test_sglang.py run: our hooks on stand-ins for what they touch of SGLang."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+from unittest import mock
+
+import torch
+import torch.distributed as dist
+
+from pyallreduce import validate
+from pyallreduce.integrations import sglang as plugin
+from pyallreduce.integrations.adapter import SlotAdapter
+from pyallreduce.reasons import Code, Reason
+from pyallreduce.worker import Context
+
+
+class Registry:
+    """As SGLang's: keeps what is registered."""
+
+    hooks: dict[str, tuple[Any, str]] = {}  # noqa: RUF012 - it is the registry
+
+    @classmethod
+    def register(cls, target: str, hook: Any, hook_type: str) -> None:
+        cls.hooks[target] = (hook, hook_type)
+
+
+def module(name: str, **content: Any) -> types.ModuleType:
+    made = types.ModuleType(name)
+    vars(made).update(content)
+    return made
+
+
+def registered(version: str) -> dict[str, tuple[Any, str]]:
+    """The hooks after `register()`, by target."""
+    kinds = types.SimpleNamespace(AROUND="around", BEFORE="before")
+    stand_ins = {
+        "sglang": module("sglang", __file__="/nowhere/sglang/__init__.py"),
+        "sglang.version": module("sglang.version", __version__=version),
+        "sglang.srt.plugins.hook_registry": module("hooks", HookRegistry=Registry, HookType=kinds),
+    }
+    known = [] if version == "0.5.23" else ["another release"]
+    with (
+        mock.patch.dict(sys.modules, stand_ins),
+        mock.patch.object(plugin, "problems", return_value=known),
+    ):
+        Registry.hooks = {}
+        plugin.register()
+    return Registry.hooks
+
+
+def lifetime(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
+    """Build, call, check and close, as SGLang's coordinator and scheduler would."""
+    hooks = {name.rpartition(".")[2]: hook for name, hook in registered("0.5.23").items()}
+    around, how = hooks["dispatch_custom_allreduce"]
+    factory = around(None, group=dist.group.WORLD, device=torch.device("cpu"))
+    slot = factory(group=dist.group.WORLD, device=torch.device("cpu"))
+    x = torch.full((3, 5), float(context.rank + 1))
+    hooks["run_batch"][0](None, None)
+    with slot.capture():
+        y = slot.custom_all_reduce(x)
+    waited: list[bool] = []
+    event = types.SimpleNamespace(synchronize=lambda: waited.append(True))
+    hooks["process_batch_result"][0](None, None, types.SimpleNamespace(copy_done=event))
+    hooks["destroy"][0](types.SimpleNamespace(ca_comm=slot))
+    return {
+        "how": [how, *(hooks[n][1] for n in ("run_batch", "process_batch_result", "destroy"))],
+        "ours": isinstance(slot, SlotAdapter),
+        "optional": [hasattr(slot, name) for name in ("reduce_scatter", "should_custom_ag")],
+        "takes": [bool((y == 3).all()), bool((x == context.rank + 1).all())],
+        "waited": waited,
+        "closed": slot.disabled,
+    }
+
+
+def vetoed(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
+    lost = Reason(Code.P2P_WRITE_LOST, "rank 1 to rank 0") if context.rank else Reason(Code.OK)
+    around = registered("0.5.23")[plugin._DISPATCH][0]
+    with mock.patch.object(validate, "edges", return_value=lost):
+        built = around(None)(group=dist.group.WORLD, device=torch.device("cpu"))
+    return {"built": built, "unknown": len(registered("0.6.0"))}

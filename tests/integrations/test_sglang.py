@@ -1,0 +1,38 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""SGLang's hooks, on two ranks of the CPU; SGLang itself is not started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pyallreduce.launch import Placement, launch
+
+pytestmark = pytest.mark.ranks
+
+
+@pytest.fixture(autouse=True)
+def targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(Path(__file__).parent))
+
+
+def run(target: str) -> list[Any]:
+    return launch(f"sglang_targets:{target}", {}, Placement(2, 0), deadline_s=90)
+
+
+def test_the_slot_from_its_building_to_its_end() -> None:
+    for found in run("lifetime"):
+        assert found["how"] == ["around", "before", "before", "before"]
+        assert found["ours"]
+        assert found["optional"] == [False, False], "SGLang would call what is not there"
+        assert found["takes"] == [True, True]
+        assert found["waited"] == [True], "checked before the tokens had arrived"
+        assert found["closed"]
+
+
+def test_a_veto_leaves_the_slot_empty_and_an_unknown_release_alone() -> None:
+    for found in run("vetoed"):
+        assert found == {"built": None, "unknown": 0}

@@ -1,0 +1,104 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""The story behind this project, replayed: a server starts, answers, goes down in several ways, and
+answers again after each; one whose peer-to-peer path drops writes answers too, and says why.
+
+`TEST_STORY_CYCLES` is the number of starts (default 2), `TEST_STORY_VLLM` the release.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from engines import Release, release
+from processes import LOST, second_plugin
+from server import FAILED, Server, chat_model, kill, serving
+
+pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
+
+CYCLES = int(os.environ.get("TEST_STORY_CYCLES", "2"))
+ARGUMENTS = ("--enforce-eager",)
+
+
+@pytest.fixture(scope="module")
+def vllm() -> Release:
+    return release(os.environ.get("TEST_STORY_VLLM", "0.32.0"))
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return chat_model(tmp_path_factory.mktemp("story") / "model")
+
+
+@pytest.fixture(scope="module")
+def answers() -> list[str]:
+    """Of all servers: each must answer as the first one did."""
+    return []
+
+
+@pytest.mark.parametrize("cycle", range(CYCLES))
+def test_up_answer_down_and_again(
+    cycle: int, vllm: Release, model: Path, answers: list[str], tmp_path: Path
+) -> None:
+    """Down cleanly, and by the SIGKILL of each worker, in turn."""
+    environment = vllm.environment(tmp_path / "cache")
+    with serving(model, environment, tmp_path / "log", ARGUMENTS) as server:
+        answers.append(server.chat())
+        assert "pyallreduce carries the all-reduces" in server.text()
+        if cycle % 2 == 0:
+            how, seconds = "stopped", server.stop()
+        else:
+            kill(server.workers()[cycle // 2 % 2])
+            how, seconds = "a worker killed", server.gone()
+    print(f"cycle {cycle}: up in {server.seconds:.0f} s, {how}, gone in {seconds:.1f} s")
+    assert answers[-1] == answers[0]
+
+
+def test_a_worker_killed_in_a_request_ends_it_with_a_named_error(
+    vllm: Release, model: Path, tmp_path: Path
+) -> None:
+    environment = vllm.environment(tmp_path / "cache")
+    with serving(model, environment, tmp_path / "log", ARGUMENTS) as server:
+        server.chat()
+        ended: list[float] = []
+        request = threading.Thread(target=_long_request, args=(server, ended))
+        request.start()
+        time.sleep(2)  # into the request, which lasts for many times that
+        assert not ended, "the request was over too soon"
+        begin = time.monotonic()
+        kill(server.workers()[1])
+        request.join(60)
+        assert ended, "the request hangs"
+        assert ended[0] - begin < 30
+        server.gone()
+        text = server.text()
+    assert "PEER_DIED" in text or "died unexpectedly" in text, text[-4000:]
+
+
+def test_an_edge_that_drops_writes_is_told_and_the_server_answers(
+    vllm: Release, model: Path, answers: list[str], tmp_path: Path
+) -> None:
+    """Rank 1's writes to rank 0 are lost: found at start-up, and carried by the fallback."""
+    environment = vllm.environment(tmp_path / "cache")
+    environment["PYTHONPATH"] += os.pathsep + second_plugin(tmp_path / "fault", LOST)
+    with serving(model, environment, tmp_path / "log", ARGUMENTS) as server:
+        answer = server.chat()
+        server.stop()
+        told = [line for line in server.text().splitlines() if "P2P_WRITE_LOST" in line]
+    assert len(told) == 1, told
+    assert "WARNING" in told[0]
+    assert "vLLM's own carries the all-reduces" in told[0]
+    assert "Boot with iommu=pt" in told[0], "the remedy is missing"
+    assert "rank 1 to rank 0" in told[0]
+    assert answer == (answers or [answer])[0]
+
+
+def _long_request(server: Server, ended: list[float]) -> None:
+    with contextlib.suppress(*FAILED):
+        server.chat(tokens=1900, deadline_s=120)
+    ended.append(time.monotonic())

@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""The slot in each release's own CudaCommunicator: contract, dispatch, veto, unknown releases.
+
+Two ranks on the CPU, so no GPU is needed: of each release only the Python files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from engines import release
+
+from pyallreduce.integrations.contract import VLLM_CPU, VLLM_CUDA, problems
+from pyallreduce.launch import Placement, launch
+
+VERSIONS = ("0.20.2", "0.26.0", "0.27.1", "0.30.0", "0.32.0", "0.33.0")
+
+
+@pytest.mark.parametrize("version", VERSIONS)
+def test_the_source_keeps_the_contract(version: str) -> None:
+    found = release(version)
+    assert problems(VLLM_CUDA, version, found.package) == []
+    assert problems(VLLM_CPU, version, found.package) == []
+
+
+@pytest.fixture(scope="class", params=VERSIONS)
+def ranks(request: pytest.FixtureRequest) -> Iterator[list[Any]]:
+    """What each of two ranks saw with this release on its path."""
+    found = release(request.param)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(Path(__file__).parent))
+        if found.folder:
+            patch.syspath_prepend(found.folder)
+        for name, value in found.environment(Path("unused")).items():
+            if name.startswith("VLLM_"):
+                patch.setenv(name, value)
+        patch.delenv("NCCL_P2P_DISABLE", raising=False)
+        yield launch("contract_targets:everything", {}, Placement(2, 0), deadline_s=280)
+
+
+@pytest.mark.slow
+@pytest.mark.ranks
+@pytest.mark.timeout(300)
+class TestCudaCommunicator:
+    def test_takes_ours_into_its_slot(self, ranks: list[Any]) -> None:
+        for rank, found in enumerate(r["slot"] for r in ranks):
+            assert found["ours"], found
+            assert found["sum"]
+            assert found["input"], "the input was changed, or returned"
+            assert found["calls"] == [1, 3]
+            assert found["falls through"] == [2, 4, 1]
+            assert found["declines"] == [None, None]
+            assert found["multicast"] == 0
+            assert found["restored"], "vLLM's own class was not put back"
+            assert found["destroyed"] == [None, True, False]
+            said = [line for line in found["told"] if "pyallreduce carries" in line]
+            assert len(said) == (1 if rank == 0 else 0), found["told"]
+
+    def test_leaves_other_groups_and_a_switched_off_one_alone(self, ranks: list[Any]) -> None:
+        for rank, found in enumerate(r["not ours"] for r in ranks):
+            assert found["other"]
+            assert found["off"]
+            assert [line[:4] for line in found["told"]] == (["INFO"] if rank == 0 else [])
+
+    @pytest.mark.parametrize("code", ["P2P_WRITE_LOST", "STAGE_FAILED"])
+    def test_goes_on_without_us_after_a_veto(self, ranks: list[Any], code: str) -> None:
+        broken = code == "P2P_WRITE_LOST"
+        for rank, found in enumerate(r["vetoed"][code] for r in ranks):
+            assert found["slot"] is None
+            assert found["nccl"] == (["1"] if broken else [None])
+            assert found["sum"] == [2.0] * 5
+            assert found["flag"] is True, "the flag of vLLM was not put back"
+            warnings = [line for line in found["told"] if line.startswith("WARNING")]
+            assert len(warnings) == (1 if rank == 0 else 0), found["told"]
+            for line in warnings:
+                assert code in line
+                assert ("iommu=pt" in line) == broken, "the remedy is missing"
+
+    @pytest.mark.parametrize("what", ["0.34.0", "0.19.1", "dev", "contract"])
+    def test_of_an_unknown_release_is_untouched(self, ranks: list[Any], what: str) -> None:
+        for found in (r["unknown"][what] for r in ranks):
+            assert found["untouched"]
+            # Two calls of register(), in a process that is nobody's child to multiprocessing.
+            assert [line.split()[0] for line in found["told"]] == ["WARNING"] * 2
+            assert "leaves vLLM as it is" in found["told"][0]

@@ -1,0 +1,140 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""The check at the end of each step, on stand-ins for vLLM's workers."""
+
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from pyallreduce.errors import AllReduceAborted
+from pyallreduce.integrations import adapter, vllm_steps
+
+ABORTED = "rank 0 waited 60.0 s for rank 1"
+
+
+class Slot:
+    """In place of an adapter: an abort is found at the `fails`-th check."""
+
+    def __init__(self) -> None:
+        self.steps = self.checks = self.settled = 0
+        self.fails = 0
+
+    def start_step(self) -> None:
+        self.steps += 1
+
+    def settle(self) -> None:
+        self.settled += 1
+
+    def check(self) -> None:
+        self.checks += 1
+        if self.checks == self.fails:
+            raise AllReduceAborted(ABORTED)
+
+
+class Later:
+    """An output of asynchronous scheduling."""
+
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+
+    def get_output(self) -> str:
+        assert self.slot.checks == 0, "checked before the tokens had arrived"
+        return "tokens"
+
+
+class Worker:
+    def __init__(self, slot: Slot) -> None:
+        self.slot = slot
+
+    def execute_model(self, what: str) -> Any:
+        return {"none": None, "now": "tokens", "later": Later(self.slot)}[what]
+
+    def sample_tokens(self, what: str) -> Any:
+        return self.execute_model(what)
+
+    def compile_or_warm_up_model(self) -> int:
+        return 7
+
+
+class CpuWorker(Worker):
+    def compile_or_warm_up_model(self) -> int:
+        return 8
+
+
+class WorkerProc:
+    """As in vLLM 0.20: an error of get_output would end the thread that calls this."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def enqueue_output(self, output: Any) -> None:
+        if hasattr(output, "get_output"):
+            output = output.get_output()
+        self.sent.append(output)
+
+
+@pytest.fixture
+def slot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slot]:
+    found = Slot()
+    monkeypatch.setattr(adapter, "_open", {found})
+    classes = {
+        "vllm.v1.worker.gpu_worker": Worker,
+        "vllm.v1.executor.multiproc_executor": WorkerProc,
+    }
+    for name, cls in classes.items():
+        module = types.ModuleType(name)
+        setattr(module, cls.__name__, cls)
+        monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.delitem(sys.modules, "vllm.v1.executor.ray_utils", raising=False)
+    before = {cls: dict(vars(cls)) for cls in (Worker, CpuWorker, WorkerProc)}
+    vllm_steps.guard()
+    vllm_steps.guard()
+    yield found
+    for cls, methods in before.items():
+        for name, method in methods.items():
+            if callable(method) and not name.startswith("__"):
+                setattr(cls, name, method)
+
+
+def test_tokens_that_are_there_are_checked(slot: Slot) -> None:
+    assert CpuWorker(slot).execute_model("now") == "tokens"
+    assert (slot.steps, slot.checks) == (1, 1)
+
+
+def test_a_forward_pass_without_tokens_is_not(slot: Slot) -> None:
+    assert CpuWorker(slot).execute_model("none") is None
+    assert (slot.steps, slot.checks) == (1, 0)
+
+
+def test_tokens_on_their_way_are_checked_on_arrival(slot: Slot) -> None:
+    output = Worker(slot).sample_tokens("later")
+    assert slot.checks == 0
+    assert output.get_output() == "tokens"
+    assert slot.checks == 1
+
+
+@pytest.mark.parametrize("what", ["now", "later"])
+def test_no_tokens_of_an_aborted_step_leave(slot: Slot, what: str) -> None:
+    slot.fails = 1
+    process = WorkerProc()
+    try:
+        output: Any = Worker(slot).execute_model(what)
+    except AllReduceAborted as error:
+        output = error  # as vLLM's loop does
+    process.enqueue_output(output)
+    assert [str(sent) for sent in process.sent] == [ABORTED]
+
+
+@pytest.mark.parametrize(("cls", "result"), [(Worker, 7), (CpuWorker, 8)])
+def test_waits_are_patient_until_the_model_has_warmed_up(
+    slot: Slot, cls: type[Worker], result: int
+) -> None:
+    cls(slot).execute_model("now")
+    assert slot.settled == 0
+    assert cls(slot).compile_or_warm_up_model() == result
+    assert slot.settled == 1
