@@ -81,6 +81,8 @@ def on_stream(x: object) -> Iterator[None]:
 
 
 def _external(stream: int, device: torch.device) -> torch.cuda.Stream:
+    if stream == 0:  # which torch takes for "none given": it would make a new stream
+        return torch.cuda.default_stream(device)
     return torch.cuda.ExternalStream(stream, device=device)  # type: ignore[no-untyped-call]
 
 

@@ -21,8 +21,18 @@ def _by_limit(one_shot_limit: int) -> Table:
 
 
 GPU: dict[int, Table] = {
-    # Measured on H100s, with a prototype of the same algorithms.
-    2: _by_limit(2 * _MIB),
+    # Measured on two H100s: bench/results/bench-h100-2.json, the rows of one_shot and two_shot, and
+    # bench/results/sweep-h100-2.json for the lanes at 512 KiB.
+    2: Table(
+        (
+            Entry(256 * _KIB, "one_shot"),
+            Entry(512 * _KIB, "one_shot", lanes=480),
+            Entry(1 * _MIB, "two_shot"),
+            Entry(4 * _MIB, "one_shot"),
+            Entry(MAX_BYTES, "two_shot"),
+        )
+    ),
+    # With a prototype of the same algorithms on four H100s, not with these kernels.
     4: _by_limit(256 * _KIB),
     # By the model: two-shot saves (N-1)(1-2/N) of the message on a wire of 365 GB/s and costs about
     # 1.3 us for its second hop.

@@ -96,10 +96,10 @@ def failures(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
 
 
 def streams(context: Context, _options: dict[str, Any]) -> int:
-    """Calls on two streams in turn are ordered by the communicator."""
+    """Calls on two streams in turn are ordered by the communicator; one is the default stream."""
     wrong = 0
     with communicator(context) as comm:
-        both = [torch.cuda.Stream(), torch.cuda.Stream()]
+        both = [torch.cuda.default_stream(), torch.cuda.Stream()]
         results = []
         for turn in range(40):
             with torch.cuda.stream(both[turn % 2]):
