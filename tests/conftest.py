@@ -48,7 +48,9 @@ def needs() -> Callable[..., None]:
     def check(*programs: str) -> None:
         missing = [program for program in programs if shutil.which(program) is None]
         if missing:
-            tell = pytest.fail if os.environ.get("PYALLREDUCE_REQUIRE_TOOLS") == "1" else pytest.skip
+            tell = (
+                pytest.fail if os.environ.get("PYALLREDUCE_REQUIRE_TOOLS") == "1" else pytest.skip
+            )
             tell(f"needs {', '.join(missing)}")
 
     return check

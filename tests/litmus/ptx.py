@@ -106,6 +106,7 @@ class Litmus:
     threads: list[Thread] = field(default_factory=list)
     atoms: list[tuple[Event, Event]] = field(default_factory=list)
     depends: list[tuple[Event, Event]] = field(default_factory=list)
+    _named: dict[str, Event] = field(default_factory=dict)
 
     def thread(self, device: int = 0, cta: int | None = None, grid: int = 0) -> Thread:
         """A thread of a CTA of its own, unless `cta` says which."""
@@ -115,6 +116,15 @@ class Litmus:
 
     def host(self) -> Thread:
         return self.thread(HOST)
+
+    def name(self, **reads: Event) -> Litmus:
+        """Itself, with names for `may_read`."""
+        self._named.update(reads)
+        return self
+
+    def may_read(self, **values: int) -> bool:
+        """Whether some execution has each named read return that value."""
+        return self.allows(lambda x: z3.And([x.reads(self._named[n], values[n]) for n in values]))
 
     def allows(self, outcome: Callable[[Execution], Any]) -> bool:
         """Whether some execution has this outcome, an expression over an `Execution`."""
