@@ -9,7 +9,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-__all__ = ["ROOT", "SCENARIOS", "build", "build_scenarios", "run"]
+__all__ = ["ROOT", "SCENARIOS", "STIRRED", "build", "build_scenarios", "run"]
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("csrc/layout.cpp", "csrc/rank.cpp", "csrc/host/host_rank.cpp")
@@ -42,6 +42,8 @@ SCENARIOS = (
     "values",
     "wrap",
 )
+# Sequences of calls, where the interleavings are: run with several seeds.
+STIRRED = ("sequences", "chunks", "one_ahead")
 
 
 def build(to: Path, program: str, flags: Sequence[str] = (), root: Path = ROOT) -> Path:

@@ -165,6 +165,7 @@ void values() {
       {0x3f800000u, 0xffffffffu, kNan},
       {0xffffffffu, 0xffffffffu, kNan},
       {0x7fc00001u, 0x3f800000u, kNan},
+      {0xffbfffffu, 0x3f800000u, kNan},  // made quiet it is the sentinel
       {0x3f800000u, 0xbf800000u, 0x00000000u},
   };
   constexpr uint32_t kCases = sizeof cases / sizeof cases[0];
@@ -340,29 +341,35 @@ void drained() {
   }
 }
 
-// The owner of a part has not all shards: it must not send a result.
+void put(Words* at, const Words& value) {
+  for (uint32_t w = 0; w < 4; ++w) __atomic_store_n(&at->w[w], value.w[w], __ATOMIC_RELEASE);
+}
+
+// Rank 2 signs, and sends rank 1 all that it owes it, and rank 0 nothing. Rank 0 has not all shards
+// of its part: it must not send a result of it, which rank 1 would take.
 void no_result_of_half_a_sum() {
-  Group group(3, 300);
-  std::vector<uint32_t> words(3);
-  std::vector<int> poison(3);
+  Group group(3);
+  group.records[0].host.deadline_ms = 300;
   group.run([&](uint32_t r) {
-    if (r == 2) {  // signs, and sends nothing else
-      for (uint32_t peer = 0; peer < 2; ++peer) {
-        for (uint32_t w = 0; w < 4; ++w) {
-          const uint32_t shape =
-              encode_shape(Shape{DataType::kFloat32, Algorithm::kTwoShot, 0, 1, 0});
-          const uint32_t signature[] = {0, 25, shape, 0};
-          __atomic_store_n(&group.slab(peer).signature(0, 2)->w[w], signature[w], __ATOMIC_RELEASE);
-        }
+    if (r == 2) {
+      const Shape shape{DataType::kFloat32, Algorithm::kTwoShot, 0, 1, 0};
+      const uint32_t one = bits(1.0f);
+      Words* shards = group.slab(1).two_shot(0, 2);
+      Words* results = shards + uint64_t{kMaxBlocks} * 2 * group.layout.two_shot_tile;
+      for (uint32_t i = 0; i < 9; ++i) put(shards + i, Words{{one, one, one, one}});
+      for (uint32_t i = 0; i < 7; ++i) put(results + i, Words{{one, one, one, one}});
+      for (uint32_t p = 0; p < 2; ++p) {
+        put(group.slab(p).signature(0, 2), Words{{0, 25, encode_shape(shape), 0}});
       }
       return;
     }
     Message<float> x(100), out(100);
-    words[r] = all_reduce(group, r, x, out, Plan{Algorithm::kTwoShot, 1, 32});
-    poison[r] = poisoned(out);
+    const Stop stop = stop_of(all_reduce(group, r, x, out, Plan{Algorithm::kTwoShot, 1, 32}), 1);
+    EXPECT(stop == (r == 0 ? Stop::kDeadline : Stop::kPeer));
+    const Record record = group.ranks[r]->report();
+    EXPECT(record.peer == (r == 0 ? 2 : 0));
+    EXPECT(record.phase == static_cast<uint32_t>(r == 0 ? Phase::kShards : Phase::kResults));
   });
-  EXPECT(words[0] != 0 && words[1] != 0);
-  EXPECT(poison[0] && poison[1]);
 }
 
 void host_stop() {

@@ -10,15 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.native.programs import SCENARIOS, build_scenarios, run
+from tests.native.programs import SCENARIOS, STIRRED, build_scenarios, run
 
 FLAVOURS = {
     "plain": ("-O1",),
     "thread": ("-O1", "-g", "-fsanitize=thread", "-fno-sanitize-recover=all", "-Wno-tsan"),
     "address": ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"),
 }
-# Sequences of calls, where the interleavings are: each with seeds of its own as well.
-STIRRED = ("sequences", "chunks", "one_ahead")
 
 
 @pytest.fixture(autouse=True, scope="module")
