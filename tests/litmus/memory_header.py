@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The pyallreduce authors
 # SPDX-License-Identifier: Apache-2.0
-"""What each function of csrc/protocol/memory.h is on the GPU, read from its text: a function that is
-weakened there is weaker in every test here."""
+"""What each function of csrc/protocol/memory.h is on the GPU, read from its text: what is weakened
+there is weaker in every test here."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ class Memory:
     def __init__(self, text: str | None = None) -> None:
         gpu = (HEADER.read_text(encoding="utf-8") if text is None else text).split("#else")[0]
         self.functions: dict[str, tuple[Operation, ...]] = {}
+        self.forms_agree = True  # those for a word and for a vector differ in width alone
         self.waits_for_the_grid_before = '"griddepcontrol.wait;"' in gpu
         for name, _, body in _FUNCTION.findall(gpu):
             found: list[Operation] = []
@@ -43,8 +44,8 @@ class Memory:
                 elif match := re.match(r"(ld|st|atom|fence)\.(\w+)\.(\w+)", instruction):
                     found.append(Operation(match[1], cast("Any", match[2]), cast("Any", match[3])))
             if found:
-                # The forms for a word and for a vector differ in width alone.
-                assert self.functions.setdefault(name, tuple(found)) == tuple(found), name
+                first = self.functions.setdefault(name, tuple(found))
+                self.forms_agree &= first == tuple(found)
 
     def run(self, thread: Thread, name: str, place: str, value: int = 0) -> Event:
         """The function's operations in program order; its read, or its write."""

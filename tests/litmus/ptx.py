@@ -100,7 +100,7 @@ class Event:
 
 @dataclass
 class Litmus:
-    """A program. `depends` are pairs (read, write): the write would not be, or be other, without."""
+    """A program. `depends` are pairs (read, write): the write would be other without the read."""
 
     boundary: Boundary = Boundary.NOTHING
     threads: list[Thread] = field(default_factory=list)

@@ -77,7 +77,7 @@ def test_a_result_needs_no_order_with_its_shards() -> None:
 
 
 def rearm_and_next_push(boundary: Boundary, *, same_grid: bool = False) -> tuple[Litmus, Any]:
-    """p reads and re-arms in call 1, and signs call 2; q hears that in call 2, and pushes call 3."""
+    """p reads and re-arms in call 1 and signs call 2; q hears that in call 2 and pushes call 3."""
     litmus = Litmus(boundary)
     q1, q2 = litmus.thread(Q, grid=1), litmus.thread(Q, grid=2)
     q3 = q2 if same_grid else litmus.thread(Q, grid=3)
@@ -118,8 +118,8 @@ def test_the_axioms_alone_allow_the_overwrite(boundary: Boundary) -> None:
 
 
 def test_the_assumption_is_needed_at_both_ends() -> None:
-    """A push in the very grid that heard the signature has no boundary behind it: this is why a slot
-    is used once in a launch, and chunks are launches."""
+    """A push in the very grid that heard the signature has no boundary behind it: this is why a
+    slot is used once in a launch, and chunks are launches."""
     assert lost(*rearm_and_next_push(Boundary.PERFORMED, same_grid=True))
 
 
@@ -185,8 +185,8 @@ def test_a_record_read_without_acquire_may_be_torn() -> None:
 
 
 def test_a_stop_word_says_nothing_of_the_record() -> None:
-    """It is relaxed, behind the release: q may stop, and its host look at p's record, before that is
-    written. So native.py looks again until a record names a cause."""
+    """It is relaxed, behind the release: q may stop, and its host look at p's record, before that
+    is written. So native.py looks again until a record names a cause."""
     litmus = Litmus()
     p, q, host = litmus.thread(P), litmus.thread(Q), litmus.host()
     run(p, "st_release_sys", "state of p", 1)
@@ -206,7 +206,7 @@ def test_one_failure_of_a_generation_writes_the_record() -> None:
 
 
 def absence(read: str, boundary: Boundary) -> Litmus:
-    """q pushes, its grid ends, it closes; p's watchdog marks it absent; p's kernel hears of that."""
+    """q pushes, its grid ends, it closes; p's watchdog marks it absent; p's kernel hears that."""
     litmus = Litmus(boundary)
     run(litmus.thread(Q, grid=1), "st_relaxed_sys", "box", 1)
     # Synchronising with a stream is a boundary as well: its host stands for a grid behind it.
@@ -268,6 +268,7 @@ def test_every_function_of_the_header_is_understood() -> None:
             or name == f"{operations[0].name}_{last.sem}_{last.scope}"
             or (last.name == "atom" and name == f"atom_exch_{last.sem}_{last.scope}")
         )
+    assert MEMORY.forms_agree
     assert MEMORY.waits_for_the_grid_before
 
 
@@ -277,21 +278,19 @@ def test_every_inline_instruction_of_the_protocol_is_in_the_header() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "broken"),
+    ("old", "new"),
     [
-        ("st.relaxed.sys.global.v4", "st.relaxed.gpu.global.v4", "st_relaxed_sys"),
-        ("st.release.sys", "st.relaxed.sys", "st_release_sys"),
-        ("fence.acq_rel.sys", "fence.acq_rel.gpu", "ld_acquire_sys"),
-        ("griddepcontrol.wait;", "griddepcontrol.nop;", ""),
+        ("st.relaxed.sys.global.v4", "st.relaxed.gpu.global.v4"),
+        ("st.relaxed.sys.global.u32", "st.relaxed.gpu.global.u32"),
+        ("st.release.sys", "st.relaxed.sys"),
+        ("fence.acq_rel.sys", "fence.acq_rel.gpu"),
+        ("griddepcontrol.wait;", "griddepcontrol.nop;"),
     ],
 )
-def test_a_weakened_header_is_seen(old: str, new: str, broken: str) -> None:
+def test_a_weakened_header_is_seen(old: str, new: str) -> None:
     """The negative control of the reading itself."""
     text = HEADER.read_text(encoding="utf-8")
     assert old in text
-    try:
-        weak = Memory(text.replace(old, new))
-    except AssertionError as error:  # the forms of one function disagree
-        assert broken in str(error)
-        return
-    assert weak.functions != MEMORY.functions or not weak.waits_for_the_grid_before
+    weak = Memory(text.replace(old, new))
+    same = weak.functions == MEMORY.functions and weak.forms_agree
+    assert not (same and weak.waits_for_the_grid_before)

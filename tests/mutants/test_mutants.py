@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The pyallreduce authors
 # SPDX-License-Identifier: Apache-2.0
-"""The mutants still stand where they should, and the quick subset is killed: `--all` runs the rest."""
+"""The mutants stand where they should, and the quick subset is killed: `--all` runs the rest."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def build(to: Path, program: str, flags: Sequence[str] = (), root: Path = ROOT) 
         check=True,
         capture_output=True,
         text=True,
-        timeout=200,
+        timeout=400,  # a minute of one idle core
     )
     return binary
 

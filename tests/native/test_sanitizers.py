@@ -33,7 +33,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return program
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
 def test_ranks_as_threads_are_clean(programs: Callable[[str], Path], sanitizer: str) -> None:
     result = run(programs(sanitizer))
@@ -41,7 +41,7 @@ def test_ranks_as_threads_are_clean(programs: Callable[[str], Path], sanitizer: 
     assert result.stdout == "0 wrong\n"
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_a_planted_race_is_found(programs: Callable[[str], Path]) -> None:
     result = run(programs("thread"), "race")
     assert result.returncode != 0

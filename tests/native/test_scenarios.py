@@ -42,14 +42,14 @@ def holds(program: Path, scenario: str, seed: int) -> None:
     assert result.returncode == 0, f"seed {seed}: {result.stdout}{result.stderr}"
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("flavour", FLAVOURS)
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_a_scenario_holds(programs: Callable[[str], Path], flavour: str, scenario: str) -> None:
     holds(programs(flavour), scenario, seed=1)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("scenario", STIRRED)
 def test_calls_are_right_under_any_seed(programs: Callable[[str], Path], scenario: str) -> None:
     for seed in range(2, 8):
@@ -64,12 +64,12 @@ def test_calls_are_right_under_many_seeds(programs: Callable[[str], Path], scena
         holds(programs("plain"), scenario, seed)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_every_scenario_is_run(programs: Callable[[str], Path]) -> None:
     assert tuple(run(programs("plain")).stdout.split()) == SCENARIOS
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(600)
 def test_without_the_fence_of_a_call_the_protocol_fails(tmp_path: Path) -> None:
     """The negative control of weak_memory.h, and of the stated assumption: re-arming that is still
     under way when the next call pushes destroys data."""

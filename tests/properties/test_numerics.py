@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The pyallreduce authors
 # SPDX-License-Identifier: Apache-2.0
-"""Every result equals, bit for bit, the rank-order fp32 sum rounded once, on inputs made to break it;
-a row's result does not depend on the batch around it; both algorithms give the same bits."""
+"""Every result is, bit for bit, the rank-order fp32 sum rounded once, on inputs made to break it; a
+row's result does not depend on the batch around it; both algorithms give the same bits."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The pyallreduce authors
 # SPDX-License-Identifier: Apache-2.0
-"""Any sequence of calls on 2 to 8 host ranks gives the rank-order sum, bit for bit, on all ranks."""
+"""Any sequence of calls on 2 to 8 host ranks gives the rank-order sum, to the bit, on all ranks."""
 
 from __future__ import annotations
 

@@ -67,8 +67,8 @@ reasons = st.lists(st.builds(Reason, st.sampled_from(Code), st.just("why")), min
 
 @given(reasons)
 def test_any_fault_reports_give_one_verdict(verdicts: list[Reason]) -> None:
-    """Every rank hears the same list, so the same answer: OK exactly if all say so, else a veto that
-    some rank cast, with its number."""
+    """Every rank hears the same list, so the same answer: OK exactly if all say so, else a veto
+    that some rank cast, with its number."""
     reason = first_veto(verdicts)
     vetoes = [(i, r.code) for i, r in enumerate(verdicts) if r.code is not Code.OK]
     if not vetoes:
