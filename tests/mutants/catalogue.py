@@ -328,7 +328,7 @@ _PROTOCOL = [
     Mutant(
         "one-shot does not re-arm",
         _P + "one_shot.h",
-        "if (r != rank) st_relaxed_sys(boxes.from(r) + i, armed());",
+        "if (r != rank) st_relaxed_sys(boxes.from(r) + lot.at(f), armed());",
         "",
         "sequences",
         quick=True,
@@ -336,8 +336,8 @@ _PROTOCOL = [
     Mutant(
         "one-shot pushes payloads as they are",
         _P + "one_shot.h",
-        "const Words v = canonical(mine);",
-        "const Words v = mine;",
+        "const Words v = canonical(own.of[f]);",
+        "const Words v = own.of[f];",
         "values",
     ),
     Mutant(
@@ -364,22 +364,22 @@ _PROTOCOL = [
     Mutant(
         "two-shot sends results of half a sum",
         _P + "two_shot.h",
-        "if (!collect(turn, Phase::kShards, by_rank, others, box)) return poison();",
-        "collect(turn, Phase::kShards, by_rank, others, box);",
+        "if (!arrived || !exists(rank, lot, f)) continue;",
+        "if (!exists(rank, lot, f)) continue;",
         "no_result_of_half_a_sum",
         quick=True,
     ),
     Mutant(
         "two-shot does not re-arm shards",
         _P + "two_shot.h",
-        "if (r != rank) st_relaxed_sys(shards_of.from(r) + i, armed());",
+        "if (r != rank) st_relaxed_sys(shards_of.from(r) + lot.at(f), armed());",
         "",
         "sequences",
     ),
     Mutant(
         "two-shot does not re-arm results",
         _P + "two_shot.h",
-        "st_relaxed_sys(box(r), armed());",
+        "st_relaxed_sys(box(f, r), armed());",
         "",
         "sequences",
     ),
@@ -388,6 +388,13 @@ _PROTOCOL = [
         _P + "two_shot.h",
         "(vectors + kWorld - 1) / kWorld",
         "vectors / kWorld",
+        "sequences",
+    ),
+    Mutant(
+        "a block has a step too few",
+        _P + "share.h",
+        "(count + lanes * kFlight - 1)",
+        "(count + lanes - 1)",
         "sequences",
     ),
     Mutant(
