@@ -587,7 +587,7 @@ _PYTHON = [
         "pyallreduce/selector.py",
         "    _peer_access,\n",
         "",
-        _SELECTOR + "test_many_bad_pairs_are_counted",
+        _SELECTOR + "test_earlier_checks_win",
     ),
     Mutant(
         "a wrong sum at start-up is accepted",
