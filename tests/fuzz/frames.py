@@ -77,20 +77,24 @@ def fuzz(runs: int, seed: int = 1, *, plant: bool = False, seconds: int = 7200) 
 
 
 def examples() -> list[bytes]:
-    """One frame of each kind."""
+    """Frames of every kind."""
     from pyallreduce import wire
     from pyallreduce.facts import Link
     from pyallreduce.reasons import Code
+    from pyallreduce.table import Entry, Table
     from tests.mutants.smoke import FACTS
 
     offer = wire.SlabOffer(bytes(64), 64 << 20, 4242, 123, 7, 99, 8, 100, NONCE)
     verdict = wire.Verdict(3, Code.IPC_OPEN, "rank 1")
+    table = Table((Entry(4096, "one_shot", 16, 128), Entry(1 << 20, "two_shot")), "tuned")
     place: dict[str, Any] = {"nonce": NONCE, "rank": 1, "world": 2}
     links = (Link("GPU-1", True, 18), Link("GPU-2", False, 0, "lost"))
     return [
         wire.encode_facts(replace(FACTS, links=links), nonce=NONCE),
         wire.encode_slab(offer, **place),
         wire.encode_verdict(verdict, **place),
+        wire.encode_table(wire.TableOffer(table), **place),
+        wire.encode_table(wire.TableOffer(None), **place),
     ]
 
 
@@ -100,7 +104,12 @@ def check_frame() -> Callable[[bytes], None]:
     from pyallreduce.errors import WireError
     from pyallreduce.facts import Facts
 
-    records: tuple[Any, ...] = (Facts, wire.SlabOffer, wire.Verdict)
+    encoders: dict[type, Any] = {
+        wire.SlabOffer: wire.encode_slab,
+        wire.Verdict: wire.encode_verdict,
+        wire.TableOffer: wire.encode_table,
+    }
+    records: dict[wire.Kind, Any] = {kind: record for record, kind in wire._KINDS.items()}
 
     def check(frame: bytes) -> None:
         try:
@@ -113,7 +122,7 @@ def check_frame() -> Callable[[bytes], None]:
         if isinstance(got, Facts):
             again = wire.encode_facts(got, nonce=header.nonce)
         else:
-            encode = wire.encode_slab if isinstance(got, wire.SlabOffer) else wire.encode_verdict
+            encode = encoders[type(got)]
             again = encode(got, nonce=header.nonce, rank=header.rank, world=header.world)
         assert again == frame
 
@@ -160,8 +169,11 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     report = fuzz(options.runs, options.seed, plant=options.plant)
+    from pyallreduce import wire
+
     record = {key: value for key, value in asdict(report).items() if key != "text"}
     record |= {
+        "kinds": [kind.name for kind in wire.Kind],
         "seed": options.seed,
         "atheris": importlib.metadata.version("atheris"),
         "python": platform.python_version(),
