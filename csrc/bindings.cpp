@@ -114,7 +114,7 @@ void bind_rank(py::module_& m) {
       .def_property_readonly("theirs", [](const Record& r) { return words(r.theirs); })
       .def_readonly("launched", &Record::launched)
       .def_static(
-          "at", [](uint64_t address) { return *reinterpret_cast<const Record*>(address); },
+          "at", [](uint64_t address) { return read(*reinterpret_cast<const Record*>(address)); },
           py::arg("address"));
   m.def(
       "arm_record",

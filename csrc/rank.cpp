@@ -98,10 +98,18 @@ Edge Rank::edge(uint32_t peer) const {
 // Acquire: pairs with the release of the state word, so that the record's fields are whole.
 uint32_t Rank::state() const { return __atomic_load_n(&record_->state, __ATOMIC_ACQUIRE); }
 
-Record Rank::report() const { return *record_; }
+Record Rank::report() const { return read(*record_); }
 
 void Rank::raise_host_stop(uint32_t word) {
   __atomic_store_n(&record_->host.stop, word, __ATOMIC_RELEASE);
+}
+
+// Acquire: as in state().
+Record read(const Record& record) {
+  const uint32_t state = __atomic_load_n(&record.state, __ATOMIC_ACQUIRE);
+  Record copy = record;
+  copy.state = state;
+  return copy;
 }
 
 void arm(Record& record, uint32_t generation, uint32_t deadline_ms, uint32_t notice_ms) {

@@ -58,6 +58,9 @@ class Rank {
 
 uint32_t bytes_of(DataType dtype);
 
+// A copy that is whole where its state says that there was a failure: any rank's record, at any
+// time.
+Record read(const Record& record);
 // Begins a generation in a record. No kernel of its rank may run.
 void arm(Record& record, uint32_t generation, uint32_t deadline_ms, uint32_t notice_ms);
 // At any time, also under waiting kernels: their next look sees it.

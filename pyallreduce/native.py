@@ -226,9 +226,9 @@ class NativePath:
         self._slabs.close()
 
     def _failure(self) -> PyallreduceError:
-        records = self._records()
+        records, death = self._cause()
         origin = {stop_of(r.state) for r in records}
-        error = error_from(self._exchange.rank, records, self._death(origin))
+        error = error_from(self._exchange.rank, records, death)
         # A refusal harms nobody: all ranks start anew at their next call. An abort needs recover().
         self._renew_due = Stop.REFUSED in origin and origin <= {Stop.NONE, *_OF_A_REFUSAL}
         self.aborts += 1
@@ -248,15 +248,21 @@ class NativePath:
         record_at = _native.load().Record.at
         return [record_at(address) for address in self._slabs.record_addresses()]
 
-    def _death(self, origin: set[Stop]) -> tuple[int, str]:
-        """Who died, where that is what ended the generation."""
-        if not origin <= {Stop.NONE, Stop.PEER, Stop.HOST}:
-            return -1, ""
+    def _cause(self) -> tuple[list[Record], tuple[int, str]]:
+        """Every rank's record, and who died, where that is what ended the generation.
+
+        A peer's stop word may be here before its record says why it was raised, and a peer's
+        watchdog may have been faster than ours: look again until something names a cause.
+        """
         deadline = time.monotonic() + _WATCHDOG_SECONDS
-        # A peer's watchdog may have been faster than ours.
-        while not self._slabs.ended()[1] and time.monotonic() < deadline:
+        while True:
+            records = self._records()
+            if not {stop_of(r.state) for r in records} <= {Stop.NONE, Stop.PEER, Stop.HOST}:
+                return records, (-1, "")
+            death = self._slabs.ended()
+            if death[1] or time.monotonic() > deadline:
+                return records, death
             time.sleep(0.001)
-        return self._slabs.ended()
 
     def _settle(self) -> None:
         """Once an eager call has ended, the ranks are together."""

@@ -1,11 +1,14 @@
 # SPDX-FileCopyrightText: The pyallreduce authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every test rests on: the compiled module, and as many GPUs as a test asks for."""
+"""What every test rests on: the compiled module, the tools and as many GPUs as a test asks for."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
+import shutil
+from collections.abc import Callable
 
 import pytest
 
@@ -31,7 +34,33 @@ def pytest_configure() -> None:
         raise pytest.UsageError(why)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--long", action="store_true", help="also run what takes minutes")
+
+
+@pytest.fixture(scope="session")
+def needs() -> Callable[..., None]:
+    """`needs("spin", "gcc")` skips a test where a program is missing.
+
+    With PYALLREDUCE_REQUIRE_TOOLS=1, as in CI, it fails: a check left out must not look green.
+    """
+
+    def check(*programs: str) -> None:
+        missing = [program for program in programs if shutil.which(program) is None]
+        if missing:
+            tell = (
+                pytest.fail if os.environ.get("PYALLREDUCE_REQUIRE_TOOLS") == "1" else pytest.skip
+            )
+            tell(f"needs {', '.join(missing)}")
+
+    return check
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--long"):
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
     here = importlib.import_module("pyallreduce._C").device_count()
     for item in items:
         if marker := item.get_closest_marker("gpu"):

@@ -92,14 +92,18 @@ PYALLREDUCE_FN void leave(const Block& block, Turn& turn) {
 
 // A rank that can't join a call says so in the call's place of every block: it does not know the
 // grid. No epoch advances; the generation ends here, and a new one starts at the next call
-// (native.py).
+// (native.py). Its own calls until then, a graph's replays, drain: their signatures would take the
+// refusal's place before a peer has read it.
 template <int kWorld, typename Block>
 PYALLREDUCE_FN void announce_refusal(const Block& block, const Call& call) {
   Turn turn(call, block.index);
   const Signatures<kWorld, Block> signatures(block, call);
   grid_dependency_wait(turn.bits());
   turn.begin();
+  turn.stop = Stop::kNone;  // said in any case: another block may have raised our stop word by now
   signatures.send(block, turn);
+  block.leader(
+      [&] { st_relaxed_sys(&turn.control->stop, stop_word(turn.generation, Stop::kPeer)); });
 }
 
 }  // namespace pyallreduce

@@ -4,47 +4,45 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SOURCES = ["csrc/layout.cpp", "csrc/rank.cpp", "csrc/host/host_rank.cpp"]
-pytestmark = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++")
+from tests.native.programs import ROOT, build, run
 
 
-def build(to: Path, sanitizer: str, *flags: str) -> Path:
-    program = to / "thread_ranks"
-    quiet = ["-Wno-unknown-pragmas", "-Wno-tsan"]
-    subprocess.run(
-        [
-            *("g++", "-std=c++17", "-O1", "-g", "-pthread", f"-I{ROOT / 'csrc'}"),
-            *(f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", *quiet, *flags),
-            *("-o", str(program), str(ROOT / "tests/native/thread_ranks.cpp")),
-            *(str(ROOT / source) for source in SOURCES),
-        ],
-        check=True,
-        timeout=400,  # a minute of one idle core
-    )
+@pytest.fixture(autouse=True)
+def tools(needs: Callable[..., None]) -> None:
+    needs("g++")
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """thread_ranks under each sanitizer, built when it is first asked for."""
+    built: dict[str, Path] = {}
+
+    def program(sanitizer: str) -> Path:
+        if sanitizer not in built:
+            checks = (f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all", "-Wno-tsan")
+            float_alone = ("-DFLOAT_ALONE", f"-I{ROOT / 'tests/native/small'}")
+            to = tmp_path_factory.mktemp("sanitized")
+            built[sanitizer] = build(to, "thread_ranks", ("-O1", "-g", *checks, *float_alone))
+        return built[sanitizer]
+
     return program
-
-
-def run(program: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(program)], capture_output=True, text=True, timeout=110, check=False)
 
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("sanitizer", ["thread", "address,undefined"])
-def test_ranks_as_threads_are_clean(tmp_path: Path, sanitizer: str) -> None:
-    result = run(build(tmp_path, sanitizer))
+def test_ranks_as_threads_are_clean(programs: Callable[[str], Path], sanitizer: str) -> None:
+    result = run(programs(sanitizer))
     assert result.returncode == 0, result.stdout + result.stderr
     assert result.stdout == "0 wrong\n"
 
 
 @pytest.mark.timeout(600)
-def test_a_planted_race_is_found(tmp_path: Path) -> None:
-    result = run(build(tmp_path, "thread", "-DPLANT_A_RACE"))
+def test_a_planted_race_is_found(programs: Callable[[str], Path]) -> None:
+    result = run(programs("thread"), "race")
     assert result.returncode != 0
     assert "data race" in result.stderr

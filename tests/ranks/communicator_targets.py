@@ -72,6 +72,24 @@ def refuse_on_one(context: Context, options: dict[str, Any]) -> dict[str, Any]:
         return seen
 
 
+def replay_after_refusal(context: Context, _options: dict[str, Any]) -> list[str]:
+    """Rank 1 refuses a call, all are told, and then make one as a graph's replay does: unseen by
+    the host. Its output is poison."""
+    with communicator(context) as comm:
+        x = torch.ones(64)
+        bad, good = (lambda: comm.all_reduce(x, op="median")), (lambda: comm.all_reduce(x))
+        told, _ = outcome(bad if context.rank == 1 else good)
+        dist.barrier()
+        native, out = comm._native, torch.zeros(64)
+        assert native is not None
+        plan = native.plan(256)
+        state = native._rank.all_reduce(
+            *(x.data_ptr(), out.data_ptr(), 64, 0, plan.algorithm, plan.blocks, plan.lanes, 0, 0)
+        )
+        checked, _ = outcome(comm.check)
+        return [told, str(state != 0), checked]
+
+
 def refuse_on_all(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
     with communicator(context) as comm:
         return {name: [*outcome(bad), works(comm)] for name, bad in bad_calls(comm).items()}

@@ -1,0 +1,60 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""Slabs of the host target, two ranks in one process: armed, offered, opened, proved."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+
+from pyallreduce import _C
+from pyallreduce.reasons import Code
+from pyallreduce.slab import SlabError, Slabs
+
+NONCE, STALE = bytes(range(16)), bytes(16)
+LAYOUT = _C.Layout(2, 2 << 20)
+
+
+@pytest.fixture
+def pair() -> Iterator[tuple[Slabs, Slabs]]:
+    slabs = Slabs("host", 0, 0, LAYOUT), Slabs("host", 0, 1, LAYOUT)
+    for one in slabs:
+        one.allocate(NONCE, 1000, 500)
+    yield slabs
+    for one in slabs:
+        one.close()
+
+
+def test_a_slab_is_armed_before_it_is_offered(pair: tuple[Slabs, Slabs]) -> None:
+    own, _ = pair[0]._mine()
+    for name, offset, size, armed in LAYOUT.regions():
+        if name not in ("header", "control"):
+            assert own.read(offset, size) == (b"\xff" if armed else b"\0") * size, name
+
+
+def test_slabs_of_one_job_open(pair: tuple[Slabs, Slabs]) -> None:
+    offers = [one.offer(NONCE) for one in pair]
+    for one in pair:
+        one.open(offers, NONCE)
+    assert pair[0].connect().state() == 0
+
+
+def test_a_slab_of_another_job_is_refused(pair: tuple[Slabs, Slabs]) -> None:
+    mine, other = (one.offer(NONCE) for one in pair)
+    for offers, nonce in (
+        ([mine, other], STALE),  # the header was written with another nonce
+        ([mine, replace(other, nonce=STALE)], NONCE),
+        ([mine, replace(mine, nonce=NONCE)], NONCE),  # rank 0's memory in rank 1's place
+    ):
+        with pytest.raises(SlabError) as caught:
+            pair[0].open(offers, nonce)
+        assert caught.value.reason.code is Code.HEADER_MISMATCH
+
+
+def test_memory_that_is_gone_is_refused(pair: tuple[Slabs, Slabs]) -> None:
+    mine, other = (one.offer(NONCE) for one in pair)
+    with pytest.raises(SlabError) as caught:
+        pair[0].open([mine, replace(other, start_time=other.start_time + 1)], NONCE)
+    assert caught.value.reason.code is Code.SHARED_PAGE

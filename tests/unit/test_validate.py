@@ -1,0 +1,94 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""The judgement of the live checks, over a native path that does as it is told."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from pyallreduce import validate
+from pyallreduce.errors import AllReduceAborted, CallMismatch
+from pyallreduce.native import Edge
+from pyallreduce.reasons import Code
+
+NONCE = bytes(16)
+SOUND, SILENT, CORRUPT = 1, 2, 3
+
+
+class Native:
+    """Two ranks with equal inputs but for `wrong`, which is added to the last element."""
+
+    limits = SimpleNamespace(world=2)
+
+    def __init__(self, edges: list[Edge] | None = None, wrong: float = 0.0) -> None:
+        self.found = edges or []
+        self.wrong = wrong
+        self.error: Exception | None = None
+
+    def prove(self) -> None: ...
+
+    def plan(self, _nbytes: int, algorithm: str) -> str:
+        return algorithm
+
+    def ping_pong(self, _rounds: int, _seed: int) -> list[Edge]:
+        return self.found
+
+    def all_reduce(self, x: torch.Tensor, out: torch.Tensor, _plan: str) -> None:
+        if self.error is not None:
+            raise self.error
+        turn = next(t for t in range(6) if bool(((_input(0, t)) == x).all()))
+        out.copy_(x.float() + _input(1, turn).to(x.dtype).float())
+        out[-1] += self.wrong
+
+    def check(self) -> None: ...
+
+
+def _input(rank: int, turn: int) -> torch.Tensor:
+    return (torch.arange(4099) * 7 + rank * 13 + turn * 17) % 31 + 1
+
+
+def first_calls(native: Any) -> Code:
+    return validate.first_calls(native, 0, torch.device("cpu")).code
+
+
+def test_right_sums_are_accepted() -> None:
+    assert first_calls(Native()) is Code.OK
+
+
+def test_a_wrong_sum_is_a_veto() -> None:
+    assert first_calls(Native(wrong=1.0)) is Code.KERNEL_MISMATCH
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (CallMismatch("differ"), Code.KERNEL_MISMATCH),
+        (AllReduceAborted("late"), Code.KERNEL_TIMEOUT),
+        (RuntimeError("lost"), Code.STAGE_FAILED),
+    ],
+)
+def test_an_error_is_a_veto(error: Exception, code: Code) -> None:
+    native = Native()
+    native.error = error
+    assert first_calls(native) is code
+
+
+@pytest.mark.parametrize(
+    ("state", "rounds", "read_back", "code"),
+    [
+        (SOUND, 8, False, Code.OK),
+        (CORRUPT, 3, False, Code.P2P_CORRUPT),
+        (SILENT, 1, False, Code.P2P_WRITE_LOST),
+        (SILENT, 0, True, Code.KERNEL_TIMEOUT),
+        (SILENT, 1, True, Code.P2P_PRIVATE_MIRROR),
+    ],
+)
+def test_an_edge_is_named_for_what_is_wrong_with_it(
+    state: int, rounds: int, read_back: bool, code: Code
+) -> None:
+    native: Any = Native([Edge(1, state, rounds, 1000, read_back)])
+    assert validate.edges(native, 0, NONCE).code is code
