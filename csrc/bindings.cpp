@@ -113,6 +113,7 @@ void bind_rank(py::module_& m) {
       .def_property_readonly("ours", [](const Record& r) { return words(r.ours); })
       .def_property_readonly("theirs", [](const Record& r) { return words(r.theirs); })
       .def_readonly("launched", &Record::launched)
+      .def_readonly("drained", &Record::drained)
       .def_static(
           "at", [](uint64_t address) { return read(*reinterpret_cast<const Record*>(address)); },
           py::arg("address"));

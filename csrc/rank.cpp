@@ -49,7 +49,10 @@ Rank::Rank(uint32_t rank, const Layout& layout, const std::vector<uint64_t>& sla
 
 uint32_t Rank::all_reduce(uint64_t in, uint64_t out, uint64_t elements, DataType dtype,
                           const Plan& plan, uint32_t tag, uint64_t stream) {
-  if (const uint32_t failed = state()) return failed;
+  if (const uint32_t failed = state()) {
+    __atomic_fetch_add(&record_->drained, 1, __ATOMIC_RELAXED);  // as a kernel's would be
+    return failed;
+  }
   check(plan, in, out);
   const bool one_shot = plan.algorithm == Algorithm::kOneShot;
   const uint64_t capacity = one_shot ? one_shot_capacity(base_.layout, plan.blocks)

@@ -20,7 +20,7 @@ import torch
 
 from pyallreduce import _native, arrays
 from pyallreduce.config import Config
-from pyallreduce.errors import BackendUnavailable, PyallreduceError
+from pyallreduce.errors import AllReduceAborted, BackendUnavailable, PyallreduceError
 from pyallreduce.exchange import Exchange
 from pyallreduce.failure import Stop, error_from, stop_of
 from pyallreduce.policy import AlgorithmName, Limits, Plan, left_to_nccl, plan_for, table_for
@@ -90,6 +90,7 @@ class NativePath:
         self.leaves = may_leave and table_for(limits).leaves
         self._generation = 1
         self._renew_due = False
+        self._drained = 0  # calls that had drained when a failure was told
         self._stream: int | None = None
         self._patient = 0  # contexts that ask for patience
         self._settled = True  # as long as the start-up's deadline is in force
@@ -145,6 +146,7 @@ class NativePath:
         rank has yet to make, and is told there.
         """
         if self._renew_due:
+            self._raise_if_drained()
             return
         aborted = {stop_of(r.state) for r in self._records()} - {Stop.NONE, *_OF_A_REFUSAL}
         if aborted or self._rank.state() or self._slabs.ended()[1]:
@@ -194,7 +196,7 @@ class NativePath:
             self.renew()
         if self._rank.state() == 0:
             self._rank.refuse(_CODES.index(code), self._current_stream())
-        self._renew_due = True
+        self._renew_due, self._drained = True, self._own_record().drained
 
     def renew(self) -> None:
         """Start a new generation on all ranks; every rank must come here.
@@ -231,8 +233,23 @@ class NativePath:
         error = error_from(self._exchange.rank, records, death)
         # A refusal harms nobody: all ranks start anew at their next call. An abort needs recover().
         self._renew_due = Stop.REFUSED in origin and origin <= {Stop.NONE, *_OF_A_REFUSAL}
+        self._drained = self._own_record().drained
         self.aborts += 1
         return error
+
+    def _raise_if_drained(self) -> None:
+        """Replays of graphs between a refused call and the next eager one did nothing."""
+        drained = self._own_record().drained
+        if drained == self._drained:
+            return
+        count, self._drained = drained - self._drained, drained
+        self.aborts += 1
+        rank = self._exchange.rank
+        message = (
+            f"rank {rank}: {count} calls of graphs did nothing, since a call before them was "
+            "refused: make an eager call, or recover(), before the next replay"
+        )
+        raise AllReduceAborted(message, rank=rank)
 
     def _step(self, stage: int, action: Callable[[], None]) -> None:
         def attempt() -> Reason:
@@ -243,6 +260,9 @@ class NativePath:
             return Reason(Code.OK)
 
         self.agree(stage, attempt())
+
+    def _own_record(self) -> Record:
+        return self._records()[self._exchange.rank]
 
     def _records(self) -> list[Record]:
         record_at = _native.load().Record.at

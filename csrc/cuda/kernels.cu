@@ -13,22 +13,22 @@ namespace {
 
 constexpr uint32_t kMaxThreads = kMaxLanes + kSignerLanes;
 // Blocks that an SM must have room for. With two, the next call's are in place while this call's
-// run; the kernels of many ranks or vectors need more registers than that leaves.
-template <int kWorld, uint32_t kFlight>
-constexpr uint32_t kResident = kWorld <= 3 && kFlight == 1 ? 2 : 1;
+// run; the kernels of many ranks need more registers than that leaves.
+template <int kWorld>
+constexpr uint32_t kResident = kWorld <= 3 ? 2 : 1;
 
-template <typename T, int kWorld, uint32_t kFlight>
-__global__ void __launch_bounds__(kMaxThreads, kResident<kWorld, kFlight>)
+template <typename T, int kWorld>
+__global__ void __launch_bounds__(kMaxThreads, kResident<kWorld>)
     one_shot_kernel(const __grid_constant__ Call call) {
   Block block;
-  one_shot<T, kWorld, kFlight>(block, call);
+  one_shot<T, kWorld>(block, call);
 }
 
-template <typename T, int kWorld, uint32_t kFlight>
-__global__ void __launch_bounds__(kMaxThreads, kResident<kWorld, kFlight>)
+template <typename T, int kWorld>
+__global__ void __launch_bounds__(kMaxThreads, kResident<kWorld>)
     two_shot_kernel(const __grid_constant__ Call call) {
   Block block;
-  two_shot<T, kWorld, kFlight>(block, call);
+  two_shot<T, kWorld>(block, call);
 }
 
 template <int kWorld>
@@ -66,13 +66,9 @@ void launch(const Call& call, DataType dtype, const Plan& plan, cudaStream_t str
     with_world(call.layout.world, [&](auto ranks) {
       using T = typename decltype(type)::type;
       constexpr int kWorld = decltype(ranks)::value;
-      with_flight<kWorld>(call.tile, plan.lanes, [&](auto flight) {
-        constexpr uint32_t kFlight = decltype(flight)::value;
-        const auto kernel = plan.algorithm == Algorithm::kOneShot
-                                ? one_shot_kernel<T, kWorld, kFlight>
-                                : two_shot_kernel<T, kWorld, kFlight>;
-        launch_dependent(kernel, call, plan.blocks, plan.lanes, stream);
-      });
+      const auto kernel = plan.algorithm == Algorithm::kOneShot ? one_shot_kernel<T, kWorld>
+                                                                : two_shot_kernel<T, kWorld>;
+      launch_dependent(kernel, call, plan.blocks, plan.lanes, stream);
     });
   });
 }
@@ -96,16 +92,9 @@ void load_kernels(uint32_t world) {
       with_world(world, [&](auto ranks) {
         using T = typename decltype(type)::type;
         constexpr int kWorld = decltype(ranks)::value;
+        check(cudaFuncGetAttributes(&facts, one_shot_kernel<T, kWorld>), "loading a kernel");
+        check(cudaFuncGetAttributes(&facts, two_shot_kernel<T, kWorld>), "loading a kernel");
         check(cudaFuncGetAttributes(&facts, refusal_kernel<kWorld>), "loading a kernel");
-        for (const uint32_t tile : {1, 2}) {  // both flights
-          with_flight<kWorld>(tile, 1, [&](auto flight) {
-            constexpr uint32_t kFlight = decltype(flight)::value;
-            const auto one_shot = one_shot_kernel<T, kWorld, kFlight>;
-            const auto two_shot = two_shot_kernel<T, kWorld, kFlight>;
-            check(cudaFuncGetAttributes(&facts, one_shot), "loading a kernel");
-            check(cudaFuncGetAttributes(&facts, two_shot), "loading a kernel");
-          });
-        }
       });
     });
   }

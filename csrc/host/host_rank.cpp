@@ -18,18 +18,14 @@ void HostRank::launch(const Call& call, DataType dtype, const Plan& plan, uint64
   with_type(dtype, [&](auto type) {
     with_world(world(), [&](auto ranks) {
       using T = typename decltype(type)::type;
-      constexpr int kWorld = decltype(ranks)::value;
-      with_flight<kWorld>(call.tile, plan.lanes, [&](auto flight) {
-        constexpr uint32_t kFlight = decltype(flight)::value;
-        for (uint32_t index = 0; index < plan.blocks; ++index) {
-          Block block{index, plan.lanes};
-          if (plan.algorithm == Algorithm::kOneShot) {
-            one_shot<T, kWorld, kFlight>(block, call);
-          } else {
-            two_shot<T, kWorld, kFlight>(block, call);
-          }
+      for (uint32_t index = 0; index < plan.blocks; ++index) {
+        Block block{index, plan.lanes};
+        if (plan.algorithm == Algorithm::kOneShot) {
+          one_shot<T, ranks.value>(block, call);
+        } else {
+          two_shot<T, ranks.value>(block, call);
         }
-      });
+      }
     });
   });
 }

@@ -39,16 +39,6 @@ void with_world(uint32_t world, Use use) {
   throw std::invalid_argument("world size " + std::to_string(world) + " is not one of 2 to 8");
 }
 
-// How many vectors a lane has in flight: two where a block has more than one for each lane, and
-// where the registers of few ranks allow it. A function of what all ranks share.
-template <int kWorld, typename Use>
-void with_flight(uint32_t tile, uint32_t lanes, Use use) {
-  if constexpr (kWorld <= 4) {
-    if (tile > lanes) return use(std::integral_constant<uint32_t, 2>{});
-  }
-  use(std::integral_constant<uint32_t, 1>{});
-}
-
 template <typename Use>
 void with_type(DataType dtype, Use use) {
   switch (dtype) {

@@ -10,93 +10,67 @@
 
 namespace pyallreduce {
 
-template <typename T, int kWorld, uint32_t kFlight, typename Block>
+template <typename T, int kWorld, typename Block>
 PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
-  // Steps by which pushes run ahead of the sums.
+  // Steps by which pushes run ahead of the sums: the wire is busy while a lane waits.
   constexpr uint32_t kAhead = 1;
-  using Lot = Batch<kFlight>;
-  struct Vectors {
-    Words of[kFlight];
-  };
   const uint32_t rank = call.rank;
-  const Share<kFlight> share(call.tile, block.index, vectors_of<T>(call.elements));
+  const Share share(call.tile, block.index, vectors_of<T>(call.elements));
+  const auto own = [&](uint32_t i) { return load<T>(call.in, share.first + i, call.elements); };
   Turn turn(call, block.index);
   const Signatures<kWorld, Block> signatures(block, call);
   const auto place = [&](const Slab& slab, uint32_t sender) {
     return slab.one_shot(turn.block, sender);
   };
   Mailboxes<kWorld> boxes(call, call.layout.one_shot_tile, place);
-  const auto read = [&](const Lot& lot) {
-    Vectors own;
-#pragma unroll
-    for (uint32_t f = 0; f < kFlight; ++f) {
-      own.of[f] = load<T>(call.in, share.first + lot.at(f), call.elements);
-    }
-    return own;
-  };
 
   // Happens-before: all writes of this stream's earlier grids, re-arming among them, precede our
   // pushes.
   grid_dependency_wait(turn.bits() | signatures.bits() | boxes.bits() | share.count);
   launch_dependents();
-  typename Block::template PerLane<Vectors> kept;
-  // Before the epoch is read, so that all these loads are in flight together.
-  share.each(block, 0, [&](uint32_t lane, const Lot& lot) { kept[lane] = read(lot); });
+  typename Block::template PerLane<Words> kept;
+  // Before the epoch is read, so that both loads are in flight together.
+  share.each(block, 0, [&](uint32_t lane, uint32_t i) { kept[lane] = own(i); });
   turn.begin();
   boxes = boxes.further(turn.slot * boxes.shot);
 
-  const auto push = [&](const Lot& lot, const Vectors& own) {
+  const auto push = [&](uint32_t i, const Words& mine) {
     if (!turn.ok()) return;  // after an abort nothing is published
+    const Words v = canonical(mine);
 #pragma unroll
-    for (uint32_t f = 0; f < kFlight; ++f) {
-      if (!lot.has(f)) break;
-      const Words v = canonical(own.of[f]);
-#pragma unroll
-      for (uint32_t hop = 1; hop < kWorld; ++hop) st_relaxed_sys(boxes.to(hop) + lot.at(f), v);
-    }
+    for (uint32_t hop = 1; hop < kWorld; ++hop) st_relaxed_sys(boxes.to(hop) + i, v);
   };
-  const auto sum = [&](const Lot& lot) {
-    Words by_rank[kFlight][kWorld];
-    Vectors result = read(lot);
-    const auto others = [&](uint32_t f, uint32_t r) { return r != rank && lot.has(f); };
-    const auto box = [&](uint32_t f, uint32_t r) { return boxes.from(r) + lot.at(f); };
-    const bool arrived = collect(turn, Phase::kShards, by_rank, others, box);
+  const auto sum = [&](uint32_t i) {
+    Words by_rank[kWorld];
+    const Words mine = own(i);
+    const auto others = [&](uint32_t r) { return r != rank; };
+    const auto box = [&](uint32_t r) { return boxes.from(r) + i; };
+    if (!collect(turn, Phase::kShards, by_rank, others, box)) return poison();
 #pragma unroll
-    for (uint32_t f = 0; f < kFlight; ++f) {
-#pragma unroll
-      for (uint32_t r = 0; r < kWorld; ++r) {
-        by_rank[f][r] = r == rank ? canonical(result.of[f]) : by_rank[f][r];
-      }
-      result.of[f] = arrived ? reduce<T>(by_rank[f]) : poison();
-    }
-    return result;
+    for (uint32_t r = 0; r < kWorld; ++r) by_rank[r] = r == rank ? canonical(mine) : by_rank[r];
+    return reduce<T>(by_rank);
   };
-  const auto finish = [&](const Lot& lot, const Vectors& sums) {
+  const auto finish = [&](uint32_t i, const Words& v) {
+    store<T>(call.out, share.first + i, call.elements, turn.ok() ? v : poison());
 #pragma unroll
-    for (uint32_t f = 0; f < kFlight; ++f) {
-      if (!lot.has(f)) break;
-      const Words v = turn.ok() ? sums.of[f] : poison();
-      store<T>(call.out, share.first + lot.at(f), call.elements, v);
-#pragma unroll
-      for (uint32_t r = 0; r < kWorld; ++r) {
-        if (r != rank) st_relaxed_sys(boxes.from(r) + lot.at(f), armed());
-      }
+    for (uint32_t r = 0; r < kWorld; ++r) {
+      if (r != rank) st_relaxed_sys(boxes.from(r) + i, armed());
     }
   };
 
   signatures.send(block, turn);
-  share.each(block, 0, [&](uint32_t lane, const Lot& lot) { push(lot, kept[lane]); });
+  share.each(block, 0, [&](uint32_t lane, uint32_t i) { push(i, kept[lane]); });
   for (uint32_t step = 1; step < kAhead; ++step) {
-    share.each(block, step, [&](uint32_t, const Lot& lot) { push(lot, read(lot)); });
+    share.each(block, step, [&](uint32_t, uint32_t i) { push(i, own(i)); });
   }
   enter(block, turn);
   signatures.check(block, turn);
   for (uint32_t step = 0; step == 0 || step < share.steps(block.lanes); ++step) {
-    share.each(block, step + kAhead, [&](uint32_t, const Lot& lot) { push(lot, read(lot)); });
-    share.each(block, step, [&](uint32_t lane, const Lot& lot) { kept[lane] = sum(lot); });
+    share.each(block, step + kAhead, [&](uint32_t, uint32_t i) { push(i, own(i)); });
+    share.each(block, step, [&](uint32_t lane, uint32_t i) { kept[lane] = sum(i); });
     // No output before every signature is checked.
     if (step == 0 && !block.all(turn.ok())) turn.join();
-    share.each(block, step, [&](uint32_t lane, const Lot& lot) { finish(lot, kept[lane]); });
+    share.each(block, step, [&](uint32_t lane, uint32_t i) { finish(i, kept[lane]); });
   }
   leave(block, turn);
 }

@@ -74,6 +74,7 @@ PYALLREDUCE_FN void enter(const Block& block, Turn& turn) {
     const uint32_t rank = turn.call.rank;
     if (!turn.ok()) {  // a stopped generation: the host has to learn it from this call too
       turn.fail(turn.stop, rank, Phase::kNone, 0);
+      if (turn.block == 0) ++turn.call.record->drained;  // calls of a rank run one by one
     } else if (atom_exch_relaxed_gpu(&turn.state->owner, 1) != 0) {
       turn.fail(Stop::kOverlap, rank, Phase::kNone, 0);
     }

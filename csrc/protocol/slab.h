@@ -101,6 +101,7 @@ struct Record {
   uint32_t state;       // a stop word: written last, by the first failure of a generation
   uint32_t generation;  // the host's copy of the control line's
   uint32_t launched;    // calls that this rank launched (a graph's replays are not seen)
+  uint32_t drained;     // calls that returned at once, their generation being over
   uint32_t block;
   uint32_t peer;
   uint32_t phase;      // Phase

@@ -149,29 +149,24 @@ struct Turn {
   }
 };
 
-// The vectors that the `expected(f, rank)` sent to `mailbox(f, rank)`; the others stay as they are.
-// All loads of a round are in flight together.
-template <int kWorld, uint32_t kFlight, typename Expected, typename Mailbox>
-PYALLREDUCE_FN bool collect(Turn& turn, Phase phase, Words (&by_rank)[kFlight][kWorld],
-                            Expected expected, Mailbox mailbox) {
+// The vectors that `expected` ranks sent to `mailbox(rank)[at]`; those of the others stay as they
+// are. All loads of a round are in flight together.
+template <int kWorld, typename Expected, typename Mailbox>
+PYALLREDUCE_FN bool collect(Turn& turn, Phase phase, Words (&by_rank)[kWorld], Expected expected,
+                            Mailbox mailbox) {
   uint32_t missing = 0;
 #pragma unroll
-  for (uint32_t f = 0; f < kFlight; ++f) {
-#pragma unroll
-    for (uint32_t rank = 0; rank < kWorld; ++rank) {
-      if (expected(f, rank)) by_rank[f][rank] = ld_relaxed_sys(mailbox(f, rank));
-    }
+  for (uint32_t rank = 0; rank < kWorld; ++rank) {
+    if (expected(rank)) by_rank[rank] = ld_relaxed_sys(mailbox(rank));
   }
   const auto arrived = [&] {
     bool again = false;
 #pragma unroll
-    for (uint32_t f = 0; f < kFlight; ++f) {
-#pragma unroll
-      for (uint32_t rank = 0; rank < kWorld; ++rank) {
-        if (!expected(f, rank) || !pending(by_rank[f][rank])) continue;
+    for (uint32_t rank = 0; rank < kWorld; ++rank) {
+      if (expected(rank) && pending(by_rank[rank])) {
         missing = rank;
         again = true;
-        by_rank[f][rank] = ld_relaxed_sys(mailbox(f, rank));
+        by_rank[rank] = ld_relaxed_sys(mailbox(rank));
       }
     }
     return !again;

@@ -328,7 +328,7 @@ _PROTOCOL = [
     Mutant(
         "one-shot does not re-arm",
         _P + "one_shot.h",
-        "if (r != rank) st_relaxed_sys(boxes.from(r) + lot.at(f), armed());",
+        "if (r != rank) st_relaxed_sys(boxes.from(r) + i, armed());",
         "",
         "sequences",
         quick=True,
@@ -336,8 +336,8 @@ _PROTOCOL = [
     Mutant(
         "one-shot pushes payloads as they are",
         _P + "one_shot.h",
-        "const Words v = canonical(own.of[f]);",
-        "const Words v = own.of[f];",
+        "const Words v = canonical(mine);",
+        "const Words v = mine;",
         "values",
     ),
     Mutant(
@@ -357,29 +357,29 @@ _PROTOCOL = [
     Mutant(
         "two-shot publishes after an abort",
         _P + "two_shot.h",
-        "if (!turn.ok()) return;  // after an abort nothing is published\n",
-        "",
+        "if (!turn.ok() || !exists((rank + hop) % kWorld, i)) return;",
+        "if (!exists((rank + hop) % kWorld, i)) return;",
         "drained",
     ),
     Mutant(
         "two-shot sends results of half a sum",
         _P + "two_shot.h",
-        "if (!arrived || !exists(rank, lot, f)) continue;",
-        "if (!exists(rank, lot, f)) continue;",
+        "if (!collect(turn, Phase::kShards, by_rank, others, box)) return poison();",
+        "collect(turn, Phase::kShards, by_rank, others, box);",
         "no_result_of_half_a_sum",
         quick=True,
     ),
     Mutant(
         "two-shot does not re-arm shards",
         _P + "two_shot.h",
-        "if (r != rank) st_relaxed_sys(shards_of.from(r) + lot.at(f), armed());",
+        "if (r != rank) st_relaxed_sys(shards_of.from(r) + i, armed());",
         "",
         "sequences",
     ),
     Mutant(
         "two-shot does not re-arm results",
         _P + "two_shot.h",
-        "st_relaxed_sys(box(f, r), armed());",
+        "st_relaxed_sys(box(r), armed());",
         "",
         "sequences",
     ),
@@ -393,8 +393,8 @@ _PROTOCOL = [
     Mutant(
         "a block has a step too few",
         _P + "share.h",
-        "(count + lanes * kFlight - 1)",
-        "(count + lanes - 1)",
+        "(count + lanes - 1) / lanes",
+        "(count + lanes - 2) / lanes",
         "sequences",
     ),
     Mutant(

@@ -43,7 +43,7 @@ SCENARIOS = (
     "wrap",
 )
 # Sequences of calls, where the interleavings are: run with several seeds.
-STIRRED = ("sequences", "chunks", "one_ahead")
+STIRRED = ("sequences", "chunks", "one_ahead", "no_result_of_half_a_sum")
 
 
 def build(to: Path, program: str, flags: Sequence[str] = (), root: Path = ROOT) -> Path:

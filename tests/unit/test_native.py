@@ -25,6 +25,7 @@ def record(stop: Stop, code: Code = Code.OK) -> Any:
         algorithm=1,
         epoch=4,
         waited_ms=0,
+        drained=0,
         ours=(4, 1, 0, 0),
         theirs=theirs,
     )

@@ -18,14 +18,6 @@ struct Of {
   using type = T;
 };
 
-template <int kWorld, typename Use>
-void with_flight(uint32_t tile, uint32_t lanes, Use use) {
-  if constexpr (kWorld <= 4) {
-    if (tile > lanes) return use(std::integral_constant<uint32_t, 2>{});
-  }
-  use(std::integral_constant<uint32_t, 1>{});
-}
-
 #ifdef FLOAT_ALONE
 
 template <typename Use>
