@@ -300,6 +300,12 @@ VARIABLES: tuple[Variable, ...] = (
         parse=_flag,
     ),
     Variable(
+        name="PYALLREDUCE_COMMIT",
+        values="a commit",
+        default="",
+        meaning="named in result files where there is no checkout to ask",
+    ),
+    Variable(
         name="PYALLREDUCE_CUDA",
         values="AUTO, ON or OFF",
         default="AUTO",
