@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keep a record of the fault matrix, of deaths and how soon they are told, and of many starts.
 
-python bench/fault_drill.py OUT.json [--gpus N] [--matrix] [--kills 20] [--starts 1000]
+python bench/fault_drill.py OUT.json [--gpus N] [--matrix] [--kills 20] [--starts 1000] [--late 50]
 
 Without --gpus the ranks are processes on the CPU. The cases and what is asked of them are those of
 tests/faults.
@@ -86,7 +86,10 @@ def starts(gpus: int, count: int) -> dict[str, Any]:
 @click.option("--matrix", "with_matrix", is_flag=True)
 @click.option("--kills", "kill_count", default=0)
 @click.option("--starts", "start_count", default=0)
-def main(output: Path, gpus: int, with_matrix: bool, kill_count: int, start_count: int) -> None:
+@click.option("--late", default=0.0, help="Seconds by which one rank comes late to a call.")
+def main(
+    output: Path, gpus: int, with_matrix: bool, kill_count: int, start_count: int, late: float
+) -> None:
     command = f"bench/fault_drill.py {' '.join(sys.argv[2:])}"
     content: dict[str, Any] = {"header": header(command), "where": str(Placement(2, gpus))}
     if kill_count:
@@ -95,6 +98,12 @@ def main(output: Path, gpus: int, with_matrix: bool, kill_count: int, start_coun
     if start_count:
         content["starts"] = starts(gpus, start_count)
         click.echo(content["starts"])
+    if late:
+        results = launch(
+            "life_targets:late", {"seconds": late}, Placement(2, gpus), deadline_s=late + 60
+        )
+        content["late"] = {"seconds": late, "ranks": results}
+        click.echo(content["late"])
     if with_matrix:
         content["matrix"] = matrix(gpus)
         bad = [record["case"] for record in content["matrix"] if record["complaints"]]

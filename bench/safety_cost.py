@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -23,6 +22,7 @@ from typing import Any
 import click
 import torch
 import torch.distributed as dist
+from variants import ROOT, Patch, build
 
 from pyallreduce import Communicator
 from pyallreduce.bench import timing
@@ -30,10 +30,9 @@ from pyallreduce.bench.backends import Ours
 from pyallreduce.info import gpu_count, header
 from pyallreduce.worker import Context
 
-ROOT = Path(__file__).resolve().parents[1]
 _CALLS, _REPLAYS = 200, 20
 _BOTH = ("one_shot.h", "two_shot.h")
-PATCHES = [
+PATCHES: list[Patch] = [
     *((file, "  signatures.send(block, turn);\n", "") for file in _BOTH),
     *((file, "  signatures.check(block, turn);\n", "") for file in _BOTH),
     *((file, "  enter(block, turn);\n", "") for file in _BOTH),
@@ -55,33 +54,6 @@ PATCHES = [
     ("wait.h", "if (polls % kPollsPerLook != 0) continue;", "continue;"),
     ("wait.h", "stop = stop_of(words.w[0], generation);", "stop = Stop::kNone;"),
 ]
-
-
-def build_bare(folder: Path) -> None:
-    """This tree without its safety, compiled in `folder`."""
-    if list(folder.glob("pyallreduce/_C*.so")):
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in ("csrc", "cmake", "pyallreduce"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so"))
-    shutil.copy(ROOT / "CMakeLists.txt", folder)
-    for file, old, new in PATCHES:
-        path = folder / "csrc" / "protocol" / file
-        text = path.read_text(encoding="utf-8")
-        if old not in text:
-            raise click.ClickException(f"{file} has changed: {old!r} is not there")
-        path.write_text(text.replace(old, new), encoding="utf-8")
-    import pybind11
-
-    configure = [
-        *("cmake", "-S", ".", "-B", "build", "-G", "Ninja", "-DPYALLREDUCE_CUDA=AUTO"),
-        f"-DPython_EXECUTABLE={sys.executable}",
-        f"-Dpybind11_DIR={pybind11.get_cmake_dir()}",
-    ]
-    for command in (configure, ["ninja", "-C", "build"]):
-        subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL, timeout=400)
-    module = next((folder / "build").glob("_C*.so"))
-    shutil.copy(module, folder / "pyallreduce")
 
 
 def run_rank(context: Context, options: dict[str, Any]) -> None:
@@ -125,7 +97,7 @@ def start(build: str, path: Path, port: int, job: dict[str, Any]) -> subprocess.
 def main(
     output: Path, ranks: int | None, nbytes: int, turns: int, bare: Path, build_only: bool
 ) -> None:
-    build_bare(bare)
+    build(bare, PATCHES)
     if build_only:
         return
     gpus = gpu_count()

@@ -42,14 +42,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def needs() -> Callable[..., None]:
     """`needs("spin", "gcc")` skips a test where a program is missing.
 
-    With PYALLREDUCE_REQUIRE_TOOLS=1, as in CI, it fails: a check left out must not look green.
+    With TEST_REQUIRE_TOOLS=1, as in CI, it fails: a check left out must not look green.
     """
 
     def check(*programs: str) -> None:
         missing = [program for program in programs if shutil.which(program) is None]
         if missing:
             tell = (
-                pytest.fail if os.environ.get("PYALLREDUCE_REQUIRE_TOOLS") == "1" else pytest.skip
+                pytest.fail if os.environ.get("TEST_REQUIRE_TOOLS") == "1" else pytest.skip
             )
             tell(f"needs {', '.join(missing)}")
 

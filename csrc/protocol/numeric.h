@@ -68,7 +68,12 @@ inline float to_float(Float16 value) {
   return bits_float(sign | float_bits(subnormal));
 }
 
-inline void from_float(float value, float& out) { out = value; }
+// A sum that is NaN is this one NaN, as on the GPU: which operand's payload an x86 addition keeps
+// depends on how the compiler orders the two.
+inline void from_float(float value, float& out) {
+  const bool nan = (float_bits(value) & 0x7fffffffu) > 0x7f800000u;
+  out = nan ? bits_float(0x7fffffffu) : value;
+}
 
 inline void from_float(float value, BFloat16& out) {
   const uint32_t bits = float_bits(value);

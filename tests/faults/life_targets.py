@@ -59,6 +59,18 @@ def busy(context: Context, options: dict[str, Any]) -> None:
             turn += 1
 
 
+def late(context: Context, options: dict[str, Any]) -> dict[str, Any]:
+    """The last rank comes to a call "seconds" late, with the usual deadlines."""
+    device = "cpu" if context.gpu is None else f"cuda:{context.gpu}"
+    with Communicator(device=device, config=Config(slab_bytes=1 << 20)) as comm:
+        assert all(right(comm, float(turn)) for turn in range(3))
+        if context.rank == context.world - 1:
+            time.sleep(options["seconds"])
+        since = time.perf_counter()
+        result = right(comm, 7.0)
+        return {"right": result, "waited_s": round(time.perf_counter() - since, 2)}
+
+
 def wrap(context: Context, options: dict[str, Any]) -> list[Any]:
     """Calls on both sides of the epochs' wrap: every block's epoch is set close to 2^32."""
     with communicator(context) as comm:

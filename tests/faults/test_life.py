@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Many starts, kills with restarts, forks, and the wrap of the epochs; longer by environment.
 
-PYALLREDUCE_TEST_STARTS and PYALLREDUCE_TEST_RESTARTS set how many.
+TEST_STARTS and TEST_RESTARTS set how many.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from pyallreduce.launch import Placement, launch
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
-STARTS = int(os.environ.get("PYALLREDUCE_TEST_STARTS", "30"))
-RESTARTS = int(os.environ.get("PYALLREDUCE_TEST_RESTARTS", "1"))
+STARTS = int(os.environ.get("TEST_STARTS", "30"))
+RESTARTS = int(os.environ.get("TEST_RESTARTS", "1"))
 pytestmark = [pytest.mark.ranks, pytest.mark.timeout(120 + STARTS + 30 * RESTARTS)]
 GONE_S = 5.0
 PARENT = """

@@ -15,7 +15,7 @@ from tests.fuzz.frames import check_frame, examples, fuzz, whole
 @pytest.fixture
 def fuzzer() -> None:
     if importlib.util.find_spec("atheris") is None:
-        tell = pytest.fail if os.environ.get("PYALLREDUCE_REQUIRE_TOOLS") == "1" else pytest.skip
+        tell = pytest.fail if os.environ.get("TEST_REQUIRE_TOOLS") == "1" else pytest.skip
         tell("needs atheris: pip install '.[fuzz]'")
 
 

@@ -1,0 +1,74 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""Race variants of the kernels: each is built from a few patches and swept on the same GPUs.
+
+python bench/race.py VARIANTS.json FOLDER [-b 1K] [-e 16M] [--samples 15] [--seconds 60]
+
+VARIANTS.json maps a name to patches of csrc/protocol: {"main": [], "late": [["wait.h", old, new]]}.
+All are built at once, then swept in turn by bench/sweep.py; the best of each size and algorithm is
+printed side by side. FOLDER keeps every sweep.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import click
+from variants import build
+
+Best = dict[tuple[int, str], dict[str, str]]
+
+
+@click.command()
+@click.argument("variants", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.option("-b", "--minbytes", default="1K")
+@click.option("-e", "--maxbytes", default="16M")
+@click.option("--samples", default=15)
+@click.option("--seconds", default=60.0, help="For the sweep of one variant.")
+def main(
+    variants: Path, folder: Path, minbytes: str, maxbytes: str, samples: int, seconds: float
+) -> None:
+    patches: dict[str, Any] = json.loads(variants.read_text(encoding="utf-8"))
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as place, ThreadPoolExecutor() as pool:
+        trees = {name: Path(place) / name for name in patches}
+        for _ in pool.map(lambda name: build(trees[name], patches[name]), patches):
+            pass
+        sweep = ["-b", minbytes, "-e", maxbytes, "--samples", str(samples)]
+        for name, tree in trees.items():
+            result = subprocess.run(
+                [sys.executable, "bench/sweep.py", str(folder.absolute() / f"{name}.json"), *sweep],
+                cwd=tree,
+                env={**os.environ, "PYTHONPATH": str(tree)},
+                stdout=subprocess.DEVNULL,
+                timeout=seconds,
+                check=False,
+            )
+            click.echo(f"{name}: exit {result.returncode}")
+    for (nbytes, algorithm), by_variant in sorted(best(folder, list(patches)).items()):
+        cells = "  ".join(f"{name} {cell}" for name, cell in by_variant.items())
+        click.echo(f"{nbytes:>10} {algorithm}  {cells}")
+
+
+def best(folder: Path, names: list[str]) -> Best:
+    """The fastest right candidate of each size and algorithm, by variant."""
+    found: Best = {}
+    for name in names:
+        path = folder / f"{name}.json"
+        records = json.loads(path.read_text(encoding="utf-8"))["records"] if path.exists() else []
+        for r in sorted((r for r in records if r["right"]), key=lambda r: r["us"]):
+            cell = f"{r['us']:.2f} ({r['blocks']}x{r['lanes']})"
+            found.setdefault((r["bytes"], r["algorithm"]), {}).setdefault(name, cell)
+    return found
+
+
+if __name__ == "__main__":
+    main()
