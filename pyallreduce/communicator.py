@@ -150,8 +150,7 @@ class Communicator:
             x: a tensor on this communicator's device, of any shape and strides, or a CUDA array of
                 another library (CuPy: on its current stream).
             out: where the result goes: None for a new array, `x` itself for in place, or another
-            array
-                of the same shape, dtype and device that does not overlap `x`.
+                array of the same shape, dtype and device that does not overlap `x`.
             op: "sum", "avg", "max", "min" or "product".
             algorithm: forces "one_shot" or "two_shot"; the call is then native or an error.
             tag: 0 to 2^31-1; ranks whose tags differ get `CallMismatch`.
@@ -161,13 +160,22 @@ class Communicator:
 
         Raises:
             InvalidCall: arguments that no backend takes. The peers of a native call are told, and
-            get
-                `CallRefused`; all ranks can go on with their next call.
+                get `CallRefused`; all ranks can go on with their next call.
             AllReduceAborted, CallMismatch, CallRefused: an earlier call failed (on the CPU: this
-            one). CommunicatorClosed: after `close()`.
+                one).
+            CommunicatorClosed: after `close()`.
         """
         if torch.compiler.is_compiling():
             return self._traced(x, out, op)
+        # What a server calls all day takes two microseconds here, and no judgement beyond this.
+        usual = (out is None or out is x) and op == "sum" and algorithm is None and tag >> 31 == 0
+        if usual and (native := self._native) is not None and self._usual(x):
+            result = torch.empty_like(x) if out is None else x
+            nbytes = x.nbytes
+            native.all_reduce(x, result, native.plan(nbytes), tag)
+            self._calls += 1
+            self._bytes += nbytes
+            return result
         if self.closed:
             message = f"rank {self.rank}: this communicator is closed; make a new one"
             raise CommunicatorClosed(message)
@@ -353,6 +361,20 @@ class Communicator:
             result = arrays.empty_like(x) if out is None else out
             self.all_reduce(arrays.view(x), arrays.view(result), op, algorithm=algorithm, tag=tag)
         return result
+
+    def _usual(self, x: Any) -> bool:
+        """Whether `x` can be launched as it is, and default dispatch would."""
+        return (
+            isinstance(x, torch.Tensor)
+            and x.device == self.device
+            and x.layout is torch.strided
+            and x.dtype in arrays.DTYPE_CODES
+            and _direct(x)
+            and not (x.requires_grad and torch.is_grad_enabled())
+            and not self.closed
+            and self._native is not None
+            and not self._native.leaves
+        )
 
     def _run(self, x: torch.Tensor, out: torch.Tensor, algorithm: AlgorithmName, tag: int) -> None:
         """Launch, over local copies where `x` or `out` is strided or unaligned."""

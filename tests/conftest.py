@@ -48,9 +48,7 @@ def needs() -> Callable[..., None]:
     def check(*programs: str) -> None:
         missing = [program for program in programs if shutil.which(program) is None]
         if missing:
-            tell = (
-                pytest.fail if os.environ.get("TEST_REQUIRE_TOOLS") == "1" else pytest.skip
-            )
+            tell = pytest.fail if os.environ.get("TEST_REQUIRE_TOOLS") == "1" else pytest.skip
             tell(f"needs {', '.join(missing)}")
 
     return check
