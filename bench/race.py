@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Race variants of the kernels: each is built from a few patches and swept on the same GPUs.
 
-python bench/race.py VARIANTS.json FOLDER [-b 1K] [-e 16M] [--samples 15] [--seconds 60]
+python bench/race.py VARIANTS.json FOLDER [-b 1K] [-e 16M] [--samples 15] [--seconds 60] [--shipped]
 
 VARIANTS.json maps a name to patches of csrc/protocol: {"main": [], "late": [["wait.h", old, new]]}.
 All are built at once, then swept in turn by bench/sweep.py; the best of each size and algorithm is
-printed side by side. FOLDER keeps every sweep.
+printed side by side. --shipped: only the shapes of the shipped table, by `pyallreduce bench`, which
+takes a tenth of the time. FOLDER keeps every result.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from typing import Any
 import click
 from variants import build
 
+BENCH = ("--backend", "one_shot", "--backend", "two_shot", "-G")
 Best = dict[tuple[int, str], dict[str, str]]
 
 
@@ -33,8 +35,15 @@ Best = dict[tuple[int, str], dict[str, str]]
 @click.option("-e", "--maxbytes", default="16M")
 @click.option("--samples", default=15)
 @click.option("--seconds", default=60.0, help="For the sweep of one variant.")
+@click.option("--shipped", is_flag=True, help="No sweep: only the shapes of the shipped table.")
 def main(
-    variants: Path, folder: Path, minbytes: str, maxbytes: str, samples: int, seconds: float
+    variants: Path,
+    folder: Path,
+    minbytes: str,
+    maxbytes: str,
+    samples: int,
+    seconds: float,
+    shipped: bool,
 ) -> None:
     patches: dict[str, Any] = json.loads(variants.read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -42,10 +51,13 @@ def main(
         trees = {name: Path(place) / name for name in patches}
         for _ in pool.map(lambda name: build(trees[name], patches[name]), patches):
             pass
-        sweep = ["-b", minbytes, "-e", maxbytes, "--samples", str(samples)]
+        sizes = ["-b", minbytes, "-e", maxbytes]
         for name, tree in trees.items():
+            output = str(folder.absolute() / f"{name}.json")
+            sweep = ["bench/sweep.py", output, *sizes, "--samples", str(samples)]
+            bench = ["-m", "pyallreduce", "bench", "--json", output, *sizes, *BENCH, str(samples)]
             result = subprocess.run(
-                [sys.executable, "bench/sweep.py", str(folder.absolute() / f"{name}.json"), *sweep],
+                [sys.executable, *(bench if shipped else sweep)],
                 cwd=tree,
                 env={**os.environ, "PYTHONPATH": str(tree)},
                 stdout=subprocess.DEVNULL,
@@ -64,8 +76,10 @@ def best(folder: Path, names: list[str]) -> Best:
     for name in names:
         path = folder / f"{name}.json"
         records = json.loads(path.read_text(encoding="utf-8"))["records"] if path.exists() else []
-        for r in sorted((r for r in records if r["right"]), key=lambda r: r["us"]):
-            cell = f"{r['us']:.2f} ({r['blocks']}x{r['lanes']})"
+        right = (r for r in records if r.get("right", r.get("verified")))
+        for r in sorted(right, key=lambda r: r["us"]):
+            shape = f" ({r['blocks']}x{r['lanes']})" if "blocks" in r else ""
+            cell = f"{r['us']:.2f}{shape}"
             found.setdefault((r["bytes"], r["algorithm"]), {}).setdefault(name, cell)
     return found
 

@@ -162,7 +162,8 @@ void bind_rank(py::module_& m) {
           py::arg("peer"))
       .def("state", &Rank::state)
       .def("report", &Rank::report)
-      .def("raise_host_stop", &Rank::raise_host_stop, py::arg("word"));
+      .def("raise_host_stop", &Rank::raise_host_stop, py::arg("word"))
+      .def("close", &Rank::close);
   py::class_<host::HostRank, Rank>(m, "HostRank")
       .def(py::init<uint32_t, const Layout&, const std::vector<uint64_t>&, uint64_t>(),
            py::arg("rank"), py::arg("layout"), py::arg("slabs"), py::arg("record"));

@@ -44,6 +44,8 @@ class Rank {
   Record report() const;           // valid when state() is not 0
   Edge edge(uint32_t peer) const;  // valid when the ping-pong has ended
   void raise_host_stop(uint32_t word);
+  // Before the memory is let go; nothing may run, and nothing may be launched afterwards.
+  virtual void close() noexcept {}
 
  protected:
   virtual void launch(const Call& call, DataType dtype, const Plan& plan, uint64_t stream) = 0;

@@ -81,6 +81,7 @@ class Slabs:
         self._page: SharedMemory | None = None
         self._peers: dict[int, SharedMemory | DeviceMemory] = {}
         self._pages: dict[int, SharedMemory] = {}
+        self._connected: Rank | None = None
         self._watchdog: Watchdog | None = None
         self._notice_ms = 0
         self._pid = os.getpid()
@@ -184,13 +185,12 @@ class Slabs:
             own.address if rank == self._rank else self._peers[rank].address
             for rank in range(self.layout.world)
         ]
+        rest = (self._rank, self.layout, slabs, page.address)
         if self._target == "cuda":
-            cuda: Rank = self._native.CudaRank(
-                self._device, self._rank, self.layout, slabs, page.address
-            )
-            return cuda
-        host: Rank = self._native.HostRank(self._rank, self.layout, slabs, page.address)
-        return host
+            self._connected = self._native.CudaRank(self._device, *rest)
+        else:
+            self._connected = self._native.HostRank(*rest)
+        return self._connected
 
     def record_addresses(self) -> list[int]:
         """Address of every rank's record page in this process, in rank order."""
@@ -204,20 +204,27 @@ class Slabs:
         """Unmap what belongs to others, then free what is ours; safe to call twice.
 
         CUDA leaves it undefined to free memory that a peer has mapped. A peer that has not let go
-        of ours in time keeps it: it is returned when this process ends. A forked child has nothing
-        to let go of: it must not touch its parent's.
+        of ours in time, or that has died, keeps it: it is returned when this process ends. A forked
+        child has nothing to let go of: it must not touch its parent's.
         """
         if os.getpid() != self._pid:
             return
+        bereaved = bool(self.ended()[1])
         self.leave()
         _OPEN.discard(self)
+        if self._connected is not None:
+            self._connected.close()
         for memory in self._peers.values():
             self._close(memory)
         self._peers.clear()
         if self._page is not None:
             self._page.write(_LEFT_OFFSET, _LEFT)
-        if self._own is not None and self._others_left():
-            self._close(self._own)
+        if self._own is not None:
+            if self._others_left(0 if bereaved else _LEAVE_SECONDS):
+                self._close(self._own)
+            else:
+                logger.info("rank %d: a peer still maps this slab; kept until exit", self._rank)
+                _KEPT.append(self._own)
         for page in (*self._pages.values(), self._page):
             if page is not None:
                 self._close(page)
@@ -229,14 +236,12 @@ class Slabs:
         with contextlib.suppress(Exception):  # the interpreter may be half gone
             self.close()
 
-    def _others_left(self) -> bool:
+    def _others_left(self, seconds: float) -> bool:
         if self._target == "host":
             return True  # each mapping of a memfd keeps the memory for itself
-        deadline = time.monotonic() + _LEAVE_SECONDS
+        deadline = time.monotonic() + seconds
         while not all(page.read(_LEFT_OFFSET, 1) == _LEFT for page in self._pages.values()):
             if time.monotonic() > deadline:
-                logger.info("rank %d: a peer still maps this slab; kept until exit", self._rank)
-                _KEPT.append(self._own)
                 return False
             os.sched_yield()
         return True

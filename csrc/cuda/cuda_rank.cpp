@@ -22,9 +22,12 @@ RegisteredPage::RegisteredPage(int device, uint64_t address, uint64_t bytes)
   device_address_ = reinterpret_cast<uint64_t>(there);
 }
 
-RegisteredPage::~RegisteredPage() {
+// An address that is unmapped while registered can't be registered again.
+void RegisteredPage::close() noexcept {
+  if (address_ == nullptr) return;
   cudaHostUnregister(address_);
   cudaGetLastError();
+  address_ = nullptr;
 }
 
 CudaRank::CudaRank(int device, uint32_t rank, const Layout& layout,

@@ -6,14 +6,15 @@
 
 namespace pyallreduce::cuda {
 
-// Registers a page of host memory with CUDA for its lifetime.
+// Registers a page of host memory with CUDA until it is closed.
 class RegisteredPage {
  public:
   RegisteredPage(int device, uint64_t address, uint64_t bytes);
-  ~RegisteredPage();
+  ~RegisteredPage() { close(); }
   RegisteredPage(const RegisteredPage&) = delete;
   RegisteredPage& operator=(const RegisteredPage&) = delete;
   uint64_t device_address() const { return device_address_; }
+  void close() noexcept;
 
  private:
   int device_;
@@ -26,6 +27,7 @@ class CudaRank final : private RegisteredPage, public Rank {
  public:
   CudaRank(int device, uint32_t rank, const Layout& layout, const std::vector<uint64_t>& slabs,
            uint64_t record);
+  void close() noexcept override { RegisteredPage::close(); }
 
  private:
   void launch(const Call& call, DataType dtype, const Plan& plan, uint64_t stream) override;

@@ -12,8 +12,6 @@ namespace pyallreduce {
 
 template <typename T, int kWorld, typename Block>
 PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
-  // Steps by which pushes run ahead of the sums: the wire is busy while a lane waits.
-  constexpr uint32_t kAhead = 1;
   const uint32_t rank = call.rank;
   const Share share(call.tile, block.index, vectors_of<T>(call.elements));
   const auto own = [&](uint32_t i) { return load<T>(call.in, share.first + i, call.elements); };
@@ -28,26 +26,26 @@ PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
   // pushes.
   grid_dependency_wait(turn.bits() | signatures.bits() | boxes.bits() | share.count);
   launch_dependents();
-  typename Block::template PerLane<Words> kept;
+  typename Block::template PerLane<Words> mine, next, result;
   // Before the epoch is read, so that both loads are in flight together.
-  share.each(block, 0, [&](uint32_t lane, uint32_t i) { kept[lane] = own(i); });
+  share.each(block, 0, [&](uint32_t lane, uint32_t i) { mine[lane] = own(i); });
   turn.begin();
   boxes = boxes.further(turn.slot * boxes.shot);
 
-  const auto push = [&](uint32_t i, const Words& mine) {
+  // What is summed here is what the peers get.
+  const auto push = [&](uint32_t i, Words& v) {
+    v = canonical(v);
     if (!turn.ok()) return;  // after an abort nothing is published
-    const Words v = canonical(mine);
 #pragma unroll
     for (uint32_t hop = 1; hop < kWorld; ++hop) st_relaxed_sys(boxes.to(hop) + i, v);
   };
-  const auto sum = [&](uint32_t i) {
+  const auto sum = [&](uint32_t i, const Words& kept) {
     Words by_rank[kWorld];
-    const Words mine = own(i);
     const auto others = [&](uint32_t r) { return r != rank; };
     const auto box = [&](uint32_t r) { return boxes.from(r) + i; };
     if (!collect(turn, Phase::kShards, by_rank, others, box)) return poison();
 #pragma unroll
-    for (uint32_t r = 0; r < kWorld; ++r) by_rank[r] = r == rank ? canonical(mine) : by_rank[r];
+    for (uint32_t r = 0; r < kWorld; ++r) by_rank[r] = r == rank ? kept : by_rank[r];
     return reduce<T>(by_rank);
   };
   const auto finish = [&](uint32_t i, const Words& v) {
@@ -59,18 +57,20 @@ PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
   };
 
   signatures.send(block, turn);
-  share.each(block, 0, [&](uint32_t lane, uint32_t i) { push(i, kept[lane]); });
-  for (uint32_t step = 1; step < kAhead; ++step) {
-    share.each(block, step, [&](uint32_t, uint32_t i) { push(i, own(i)); });
-  }
+  share.each(block, 0, [&](uint32_t lane, uint32_t i) { push(i, mine[lane]); });
   enter(block, turn);
   signatures.check(block, turn);
   for (uint32_t step = 0; step == 0 || step < share.steps(block.lanes); ++step) {
-    share.each(block, step + kAhead, [&](uint32_t, uint32_t i) { push(i, own(i)); });
-    share.each(block, step, [&](uint32_t lane, uint32_t i) { kept[lane] = sum(i); });
+    // One step ahead of the sums: the wire is busy while a lane waits.
+    share.each(block, step + 1, [&](uint32_t lane, uint32_t i) {
+      next[lane] = own(i);
+      push(i, next[lane]);
+    });
+    share.each(block, step, [&](uint32_t lane, uint32_t i) { result[lane] = sum(i, mine[lane]); });
     // No output before every signature is checked.
     if (step == 0 && !block.all(turn.ok())) turn.join();
-    share.each(block, step, [&](uint32_t lane, uint32_t i) { finish(i, kept[lane]); });
+    share.each(block, step, [&](uint32_t lane, uint32_t i) { finish(i, result[lane]); });
+    mine = next;
   }
   leave(block, turn);
 }

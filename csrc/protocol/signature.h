@@ -77,6 +77,9 @@ PYALLREDUCE_FN void enter(const Block& block, Turn& turn) {
       if (turn.block == 0) ++turn.call.record->drained;  // calls of a rank run one by one
     } else if (atom_exch_relaxed_gpu(&turn.state->owner, 1) != 0) {
       turn.fail(Stop::kOverlap, rank, Phase::kNone, 0);
+      // At once: the other lanes, and the other call, would wait until their deadline. The record
+      // follows when the block leaves.
+      st_relaxed_sys(&turn.control->stop, stop_word(turn.generation, turn.stop));
     }
   });
 }

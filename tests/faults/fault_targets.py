@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import faulthandler
 import os
 import signal
 import sys
@@ -34,7 +35,11 @@ class Planted(RuntimeError):  # noqa: N818 - an exception of the program, not of
 
 
 def run(context: Context, options: dict[str, Any]) -> None:
-    """Every case in turn; each rank says {"case": name, "outcome": {...}} at its end."""
+    """Every case in turn; each rank says {"case": name, "outcome": {...}} at its end.
+
+    Ranks that are about to be late show on standard error where they are.
+    """
+    faulthandler.dump_traceback_later(options["late_s"], file=os.fdopen(os.dup(2), "w"))
     for case in options["cases"]:
         with _captured_stderr() as log:
             outcome = _Case(context, case).run()
@@ -59,7 +64,6 @@ class _Case:
         }
 
     def run(self) -> dict[str, Any]:
-        since = time.monotonic()
         try:
             with contextlib.ExitStack() as stack:
                 self._prepare(stack)
@@ -68,8 +72,8 @@ class _Case:
                 self.outcome["backend"] = comm.decision.backend
                 self.outcome["code"] = comm.decision.reason.code.value
                 for number in range(CALLS):
-                    since = time.monotonic()
-                    self._step(comm, number)
+                    with self._timed():
+                        self._step(comm, number)
                 if self.fault in ("torn", "delayed"):
                     dist.barrier()  # these links are not done when the kernel is
                 if self.is_victim and self.stage == "teardown":
@@ -78,8 +82,16 @@ class _Case:
         except (PyallreduceError, Planted) as error:
             self.outcome["end"], self.outcome["text"] = type(error).__name__, str(error)
             self.outcome["peer"] = getattr(error, "peer", -1)
-        self.outcome["took"] = round(time.monotonic() - since, 3)
         return self.outcome
+
+    @contextlib.contextmanager
+    def _timed(self) -> Iterator[None]:
+        """How long the last call took, also one that failed; what follows it is not its time."""
+        since = time.monotonic()
+        try:
+            yield
+        finally:
+            self.outcome["took"] = round(time.monotonic() - since, 3)
 
     def _communicator(self) -> Communicator:
         deadline = self.case["deadline_ms"]

@@ -21,6 +21,7 @@ __all__ = ["Outcomes", "run"]
 
 Outcomes = dict[str, dict[int, dict[str, Any]]]
 _STOP_S = 3.0
+_DUMP_S = 10.0  # before the deadline
 HERE = str(Path(__file__).parent)
 
 
@@ -34,12 +35,17 @@ def run(cases: Sequence[Case], gpus: int, deadline_s: float) -> Outcomes:
     if HERE not in sys.path:
         sys.path.insert(0, HERE)
     placement = Placement(cases[0].ranks, gpus)
-    options = {"cases": [{**c.as_json(), "name": c.name, "lethal": c.lethal} for c in cases]}
+    options = {
+        "cases": [{**c.as_json(), "name": c.name, "lethal": c.lethal} for c in cases],
+        "late_s": deadline_s - _DUMP_S,
+    }
     try:
         launch("fault_targets:run", options, placement, deadline_s=deadline_s, on_report=listener)
-    except LaunchError:
+    except LaunchError as error:
         if not cases[0].lethal:
-            raise
+            ended = ", ".join(f"{name} ({len(o)})" for name, o in listener.outcomes.items())
+            message = f"{error}\nended so far (by how many ranks): {ended}"
+            raise LaunchError(message) from error
     return listener.outcomes
 
 
