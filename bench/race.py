@@ -78,7 +78,7 @@ def best(folder: Path, names: list[str]) -> Best:
         records = json.loads(path.read_text(encoding="utf-8"))["records"] if path.exists() else []
         right = (r for r in records if r.get("right", r.get("verified")))
         for r in sorted(right, key=lambda r: r["us"]):
-            shape = f" ({r['blocks']}x{r['lanes']})" if "blocks" in r else ""
+            shape = f" ({r['blocks']}x{r['lanes']})" if "lanes" in r else ""
             cell = f"{r['us']:.2f}{shape}"
             found.setdefault((r["bytes"], r["algorithm"]), {}).setdefault(name, cell)
     return found

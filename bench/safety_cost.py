@@ -51,7 +51,7 @@ PATCHES: list[Patch] = [
         (file, "  leave(block, turn);", "  block.all(true);\n  leave(block, turn);")
         for file in _BOTH
     ),
-    ("wait.h", "if (polls % kPollsPerLook != 0) continue;", "continue;"),
+    ("wait.h", "if (__builtin_expect(polls % kPollsPerLook != 0, 1)) continue;", "continue;"),
     ("wait.h", "stop = stop_of(words.w[0], generation);", "stop = Stop::kNone;"),
 ]
 

@@ -42,7 +42,7 @@ def run_rank(context: Context, options: dict[str, Any]) -> dict[str, Any]:
         calls, until = 0, time.monotonic() + options["seconds"]
         while _everybody(time.monotonic() < until):
             for _ in range(_ROUND_REPLAYS):
-                graph, x = shared.choice(graphs)
+                graph, x, _ = shared.choice(graphs)
                 x.fill_(0.0)
                 graph.replay()
                 wrong += (x != _CHAIN).sum()
@@ -54,7 +54,8 @@ def run_rank(context: Context, options: dict[str, Any]) -> dict[str, Any]:
 
 def _record(
     comm: Communicator, shared: random.Random, own: random.Random
-) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
+    """A graph, the tensor that it counts up, and what it adds, which has to live as long."""
     dtype = shared.choice((torch.float32, torch.float16, torch.bfloat16))
     x = torch.zeros(shared.choice(_SIZES), dtype=dtype, device=comm.device)
     one = torch.ones_like(x)
@@ -67,7 +68,7 @@ def _record(
                 cuda._sleep(own.randrange(1, 60_000))  # up to about 30 us
             comm.all_reduce(x, out=x, algorithm=shared.choice(("one_shot", "two_shot", "auto")))
             torch.add(one, x, alpha=1 / comm.world_size, out=x)
-    return graph, x
+    return graph, x, one
 
 
 def _everybody(go_on: bool) -> bool:

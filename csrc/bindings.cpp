@@ -269,6 +269,7 @@ PYBIND11_MODULE(_C, m) {
   m.attr("MAX_RANKS") = kMaxRanks;
   m.attr("MAX_BLOCKS") = kMaxBlocks;
   m.attr("MAX_LANES") = kMaxLanes;
+  m.def("max_lanes", &max_lanes, py::arg("world"));
   bind_layout(m);
   bind_shared_memory(m);
   bind_rank(m);

@@ -15,7 +15,9 @@ constexpr uint64_t kOneShotShare = 4;  // a quarter of the slab is one-shot's
 uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
 
 uint32_t tile_for(uint64_t bytes, uint64_t mailboxes) {
-  return static_cast<uint32_t>(bytes / (mailboxes * kVector) / kTileUnit * kTileUnit);
+  const uint64_t most = bytes / (mailboxes * kVector);
+  const uint64_t unit = most < kPiece ? kTileUnit : kPiece;
+  return static_cast<uint32_t>(most / unit * unit);
 }
 
 }  // namespace

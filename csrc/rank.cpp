@@ -15,14 +15,14 @@ constexpr uint32_t kTagMask = 0x7fffffffu;
 
 uint64_t divide_up(uint64_t value, uint64_t by) { return (value + by - 1) / by; }
 
-void check(const Plan& plan, uint64_t in, uint64_t out) {
+void check(const Plan& plan, uint32_t world, uint64_t in, uint64_t out) {
   if (plan.blocks < 1 || plan.blocks > kMaxBlocks) {
     throw std::invalid_argument(std::to_string(plan.blocks) + " blocks: not 1 to " +
                                 std::to_string(kMaxBlocks));
   }
-  if (plan.lanes < 32 || plan.lanes > kMaxLanes || plan.lanes % 32 != 0) {
+  if (plan.lanes < 32 || plan.lanes > max_lanes(world) || plan.lanes % 32 != 0) {
     throw std::invalid_argument(std::to_string(plan.lanes) + " lanes: not a multiple of 32 up to " +
-                                std::to_string(kMaxLanes));
+                                std::to_string(max_lanes(world)));
   }
   if (in % kVector != 0 || out % kVector != 0) {
     throw std::invalid_argument("the message is not aligned to 16 bytes");
@@ -53,7 +53,7 @@ uint32_t Rank::all_reduce(uint64_t in, uint64_t out, uint64_t elements, DataType
     __atomic_fetch_add(&record_->drained, 1, __ATOMIC_RELAXED);  // as a kernel's would be
     return failed;
   }
-  check(plan, in, out);
+  check(plan, world(), in, out);
   const bool one_shot = plan.algorithm == Algorithm::kOneShot;
   const uint64_t capacity = one_shot ? one_shot_capacity(base_.layout, plan.blocks)
                                      : two_shot_capacity(base_.layout, plan.blocks);

@@ -303,7 +303,7 @@ VARIABLES: tuple[Variable, ...] = (
         name="PYALLREDUCE_COMMIT",
         values="a commit",
         default="",
-        meaning="named in result files where there is no checkout to ask",
+        meaning="named in result files in the place of what the checkout says",
     ),
     Variable(
         name="PYALLREDUCE_CUDA",

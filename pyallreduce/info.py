@@ -127,7 +127,7 @@ def header(command: str) -> dict[str, Any]:
         "machine": _machine(),
         "gpu": [{"name": n, "uuid": u} for n, u in zip(gpus.names, gpus.uuids, strict=True)],
         "versions": versions(),
-        "commit": _quiet(_commit) or os.environ.get("PYALLREDUCE_COMMIT") or "unknown",
+        "commit": os.environ.get("PYALLREDUCE_COMMIT") or _quiet(_commit) or "unknown",
         "command": command,
     }
 

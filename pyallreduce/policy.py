@@ -23,6 +23,7 @@ __all__ = [
     "Limits",
     "Plan",
     "left_to_nccl",
+    "max_lanes",
     "plan_for",
     "table_for",
     "table_lines",
@@ -65,6 +66,11 @@ def table_for(limits: Limits) -> Table:
     return _shipped(limits) if limits.table is None else limits.table
 
 
+def max_lanes(world: int) -> int:
+    """The most data lanes of a block: csrc/protocol/target.h."""
+    return MAX_LANES if world <= 3 else 480
+
+
 def left_to_nccl(nbytes: int, limits: Limits) -> bool:
     """Whether the table gives a message of this size to NCCL. Not to be asked where one order of
     summation is promised (`Config.batch_invariant`)."""
@@ -88,7 +94,8 @@ def plan_for(nbytes: int, limits: Limits, algorithm: AlgorithmName = "auto") -> 
         most = min(entry.blocks or 8, limits.blocks)
         return Plan(code, min(-(-vectors // 1024), most), 64)
     most = min(entry.blocks or limits.blocks, limits.blocks)
-    lanes = entry.lanes or _lanes(vectors, most)
+    widest = max_lanes(limits.world)
+    lanes = min(entry.lanes, widest) or _lanes(vectors, most, widest)
     return Plan(code, min(-(-vectors // lanes), most), lanes)
 
 
@@ -112,7 +119,7 @@ def _line(entry: Entry, *, last: bool) -> str:
     return f"{entry.algorithm} {sizes}{blocks}{lanes}"
 
 
-def _lanes(vectors: int, blocks: int) -> int:
+def _lanes(vectors: int, blocks: int, widest: int) -> int:
     """Small blocks start sooner; few larger ones finish sooner. Beyond one vector a lane of the
     full grid, every step of a block is equally long."""
     if vectors <= 128 * 32:
@@ -120,5 +127,5 @@ def _lanes(vectors: int, blocks: int) -> int:
     if vectors <= 256 * blocks:
         return 256
     a_block = -(-vectors // blocks)
-    steps = -(-a_block // MAX_LANES)
+    steps = -(-a_block // widest)
     return -(-a_block // (32 * steps)) * 32

@@ -21,13 +21,13 @@ def _by_limit(one_shot_limit: int) -> Table:
 
 
 GPU: dict[int, Table] = {
-    # Measured on two H100s: bench/results/sweep-h100-2-ahead-1.json for one-shot, -ahead-4.json for
-    # two-shot, with these kernels; 4 MiB: bench/results/bench-h100-2.json, with a slab as today's.
+    # Measured on two H100s with these kernels: bench/results/sweep-h100-2.json.
     2: Table(
         (
             Entry(256 * _KIB, "one_shot"),
-            Entry(512 * _KIB, "one_shot", lanes=480),
-            Entry(1 * _MIB, "two_shot", lanes=352),
+            Entry(512 * _KIB, "one_shot", lanes=512),
+            Entry(1 * _MIB, "one_shot", lanes=256),
+            Entry(2 * _MIB, "one_shot", blocks=96, lanes=480),
             Entry(4 * _MIB, "one_shot"),
             Entry(MAX_BYTES, "two_shot", lanes=480),
         )

@@ -26,7 +26,7 @@ Carrier = Literal["one_shot", "two_shot", "nccl"]
 MAX_ENTRIES = 64
 MAX_BYTES = 2**48
 MAX_BLOCKS = 1024
-MAX_LANES = 480  # csrc/protocol/target.h, kMaxLanes
+MAX_LANES = 512  # csrc/protocol/target.h, kMaxLanes
 _WARP = 32
 
 

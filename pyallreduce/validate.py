@@ -94,7 +94,8 @@ def _eager(native: NativePath, cases: list[_Case]) -> Reason:
 def _replay(native: NativePath, cases: list[_Case]) -> Reason:
     """The same as one graph, on other payloads than those it was captured with."""
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    # Other threads of the program may use CUDA meanwhile.
+    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         for case in cases:
             _call(native, case)
     native.prove()  # the capture asked for patience

@@ -11,21 +11,22 @@
 namespace pyallreduce::cuda {
 namespace {
 
-constexpr uint32_t kMaxThreads = kMaxLanes + kSignerLanes;
+template <int kWorld>
+constexpr uint32_t kMaxThreads = max_lanes(kWorld) + kSignerLanes;
 // Blocks that an SM must have room for. With two, the next call's are in place while this call's
 // run; the kernels of many ranks need more registers than that leaves.
 template <int kWorld>
 constexpr uint32_t kResident = kWorld <= 3 ? 2 : 1;
 
 template <typename T, int kWorld>
-__global__ void __launch_bounds__(kMaxThreads, kResident<kWorld>)
+__global__ void __launch_bounds__(kMaxThreads<kWorld>, kResident<kWorld>)
     one_shot_kernel(const __grid_constant__ Call call) {
   Block block;
   one_shot<T, kWorld>(block, call);
 }
 
 template <typename T, int kWorld>
-__global__ void __launch_bounds__(kMaxThreads, kResident<kWorld>)
+__global__ void __launch_bounds__(kMaxThreads<kWorld>, kResident<kWorld>)
     two_shot_kernel(const __grid_constant__ Call call) {
   Block block;
   two_shot<T, kWorld>(block, call);

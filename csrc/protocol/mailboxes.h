@@ -2,42 +2,54 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The mailboxes of one block. Their addresses are made while the grid before still runs; behind the
-// wait for it, a slot is one addition away.
+// wait for it, a slot is one addition away. And how what arrives there is collected and summed.
 #pragma once
 
-#include "protocol/call.h"
+#include "protocol/wait.h"
 
 namespace pyallreduce {
+
+// The other ranks in rank order are a rank's peers 0 to N-2.
+PYALLREDUCE_FN uint32_t rank_of(uint32_t peer, uint32_t rank) {
+  return peer + (peer >= rank ? 1 : 0);
+}
 
 template <int kWorld>
 struct Mailboxes {
   Words* theirs[kWorld - 1];  // this rank's at rank + 1, rank + 2, ...
-  Words* mine;                // rank 0's here, or rank 1's at rank 0
-  uint32_t tile;              // vectors of one mailbox
-  uint32_t rank;
-  uint64_t shot;  // vectors from one shot to the next: all blocks' mailboxes
+  Words* mine;                // peer 0's here
+  uint32_t sender;            // vectors from one peer's to the next: all blocks' mailboxes
+  uint32_t shot;              // vectors from one shot to the next
+
+  // More addresses than those of three ranks would not stay in registers.
+  static constexpr bool kPins = kWorld <= 3;
 
   // `place(slab, sender)`: that sender's mailbox in a slab.
   template <typename Place>
-  PYALLREDUCE_FN Mailboxes(const Call& call, uint32_t tile_, Place place)
-      : tile(tile_), rank(call.rank), shot(uint64_t{kMaxBlocks} * (kWorld - 1) * tile_) {
+  PYALLREDUCE_FN Mailboxes(const Call& call, uint32_t tile, Place place)
+      : sender(kMaxBlocks * tile), shot((kWorld - 1) * sender) {
 #pragma unroll
     for (uint32_t hop = 1; hop < kWorld; ++hop) {
-      theirs[hop - 1] = place(call.slab((rank + hop) % kWorld), rank);
+      theirs[hop - 1] = place(call.slab((call.rank + hop) % kWorld), call.rank);
     }
-    mine = place(call.slab(rank), rank == 0 ? 1 : 0);
+    mine = place(call.slab(call.rank), rank_of(0, call.rank));
+    pin();
   }
 
-  PYALLREDUCE_FN Words* to(uint32_t hop) const { return theirs[hop - 1]; }
-  PYALLREDUCE_FN Words* from(uint32_t sender) const {
-    return mine + (sender - (sender > rank ? 1 : 0)) * tile;
+  // The i-th vector to a rank, or from a peer.
+  PYALLREDUCE_FN Words* to(uint32_t hop, uint32_t i) const {
+    return theirs[hop - 1] + Slab::spread(i);
+  }
+  PYALLREDUCE_FN Words* from(uint32_t peer, uint32_t i) const {
+    return mine + (peer * sender + Slab::spread(i));
   }
 
-  PYALLREDUCE_FN Mailboxes further(uint64_t vectors) const {
+  PYALLREDUCE_FN Mailboxes further(uint32_t vectors) const {
     Mailboxes there = *this;
 #pragma unroll
     for (uint32_t hop = 1; hop < kWorld; ++hop) there.theirs[hop - 1] += vectors;
     there.mine += vectors;
+    there.pin();
     return there;
   }
 
@@ -45,9 +57,57 @@ struct Mailboxes {
   PYALLREDUCE_FN uint64_t bits() const {
     uint64_t all = reinterpret_cast<uint64_t>(mine);
 #pragma unroll
-    for (uint32_t hop = 1; hop < kWorld; ++hop) all |= reinterpret_cast<uint64_t>(to(hop));
+    for (uint32_t hop = 1; hop < kWorld; ++hop) all |= reinterpret_cast<uint64_t>(theirs[hop - 1]);
     return all;
   }
+
+ private:
+  PYALLREDUCE_FN void pin() {
+    if (!kPins) return;
+#pragma unroll
+    for (uint32_t hop = 1; hop < kWorld; ++hop) theirs[hop - 1] = pinned(theirs[hop - 1]);
+    mine = pinned(mine);
+  }
 };
+
+// The vectors that the peers of `expected` (bit p: peer p) sent to `mailbox(p)`; those of the
+// others stay as they are. All loads of a round are in flight together.
+template <int kPeers, typename Mailbox>
+PYALLREDUCE_FN bool collect(Turn& turn, Phase phase, Words (&vectors)[kPeers], Mailbox mailbox,
+                            uint32_t expected = ~0u) {
+  uint32_t missing = rank_of(0, turn.call.rank);
+#pragma unroll
+  for (uint32_t peer = 0; peer < kPeers; ++peer) {
+    if ((expected >> peer & 1u) != 0) vectors[peer] = ld_relaxed_sys(mailbox(peer));
+  }
+  const auto arrived = [&] {
+    bool again = false;
+#pragma unroll
+    for (uint32_t peer = 0; peer < kPeers; ++peer) {
+      if ((expected >> peer & 1u) != 0 && pending(vectors[peer])) {
+        missing = rank_of(peer, turn.call.rank);
+        again = true;
+        vectors[peer] = ld_relaxed_sys(mailbox(peer));
+      }
+    }
+    return !again;
+  };
+  return turn.wait(missing, phase, arrived);
+}
+
+// The sum of all ranks' vectors in rank order.
+template <typename T, int kWorld>
+PYALLREDUCE_FN Words sum_of(const Words& own, const Words (&others)[kWorld - 1], uint32_t rank) {
+  // A sum of two does not depend on their order.
+  if constexpr (kWorld == 2) return reduce<T>({own, others[0]});
+  Words by_rank[kWorld];
+#pragma unroll
+  for (uint32_t r = 0; r < kWorld; ++r) {
+    const Words& if_below = others[r < kWorld - 1 ? r : r - 1];
+    const Words& if_above = others[r > 0 ? r - 1 : 0];
+    by_rank[r] = r == rank ? own : r < rank ? if_below : if_above;
+  }
+  return reduce<T>(by_rank);
+}
 
 }  // namespace pyallreduce

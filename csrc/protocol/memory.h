@@ -57,6 +57,20 @@ PYALLREDUCE_FN void st_relaxed_sys(uint32_t* to, uint32_t v) {
 PYALLREDUCE_FN void st_release_sys(uint32_t* to, uint32_t v) {
   asm volatile("st.release.sys.global.u32 [%0], %1;" ::"l"(to), "r"(v) : "memory");
 }
+// A rank's own input and output.
+PYALLREDUCE_FN Words ld_weak(const Words* from) {
+  Words v;
+  asm volatile("ld.weak.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "l"(from)
+               : "memory");
+  return v;
+}
+PYALLREDUCE_FN void st_weak(Words* to, const Words& v) {
+  asm volatile("st.weak.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(v.w[0]), "r"(v.w[1]),
+               "r"(v.w[2]), "r"(v.w[3])
+               : "memory");
+}
 PYALLREDUCE_FN uint32_t atom_exch_relaxed_gpu(uint32_t* at, uint32_t v) {
   uint32_t old;
   asm volatile("atom.relaxed.gpu.global.exch.b32 %0, [%1], %2;"
@@ -87,6 +101,13 @@ PYALLREDUCE_FN void grid_dependency_wait(uint64_t early) {
 #endif
 }
 
+// An address that is made once: the compiler would make it anew at each use, behind the wait.
+template <typename V>
+PYALLREDUCE_FN V* pinned(V* address) {
+  asm volatile("" : "+l"(address));
+  return address;
+}
+
 constexpr uint32_t kPollsPerLook = 256;  // about 0.1 ms between two looks at clock and abort words
 PYALLREDUCE_FN void pause_after(uint32_t /*polls*/) {}
 
@@ -110,6 +131,8 @@ inline void st_relaxed_sys(Words* to, const Words& v) {
 }
 inline void st_relaxed_sys(uint32_t* to, uint32_t v) { __atomic_store_n(to, v, __ATOMIC_RELAXED); }
 inline void st_release_sys(uint32_t* to, uint32_t v) { __atomic_store_n(to, v, __ATOMIC_RELEASE); }
+inline Words ld_weak(const Words* from) { return *from; }
+inline void st_weak(Words* to, const Words& v) { *to = v; }
 inline uint32_t atom_exch_relaxed_gpu(uint32_t* at, uint32_t v) {
   return __atomic_exchange_n(at, v, __ATOMIC_RELAXED);
 }
@@ -123,6 +146,11 @@ inline uint64_t nanoseconds() {
 inline void launch_dependents() {}
 // The host has no grids: one fence a call takes the place of the assumption above.
 inline void grid_dependency_wait(uint64_t /*early*/) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
+template <typename V>
+V* pinned(V* address) {
+  return address;
+}
 
 constexpr uint32_t kPollsPerLook = 64;
 // A peer's process may need this core: spin briefly, then yield.

@@ -12,9 +12,8 @@ namespace pyallreduce {
 
 template <typename T, int kWorld, typename Block>
 PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
-  const uint32_t rank = call.rank;
   const Share share(call.tile, block.index, vectors_of<T>(call.elements));
-  const auto own = [&](uint32_t i) { return load<T>(call.in, share.first + i, call.elements); };
+  const Message<T> message(call, share.first);
   Turn turn(call, block.index);
   const Signatures<kWorld, Block> signatures(block, call);
   const auto place = [&](const Slab& slab, uint32_t sender) {
@@ -24,11 +23,11 @@ PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
 
   // Happens-before: all writes of this stream's earlier grids, re-arming among them, precede our
   // pushes.
-  grid_dependency_wait(turn.bits() | signatures.bits() | boxes.bits() | share.count);
-  launch_dependents();
+  grid_dependency_wait(turn.bits() | signatures.bits() | boxes.bits() | message.bits() |
+                       share.count);
   typename Block::template PerLane<Words> mine, next, result;
   // Before the epoch is read, so that both loads are in flight together.
-  share.each(block, 0, [&](uint32_t lane, uint32_t i) { mine[lane] = own(i); });
+  share.each(block, 0, [&](uint32_t lane, uint32_t i) { mine[lane] = message.load(i); });
   turn.begin();
   boxes = boxes.further(turn.slot * boxes.shot);
 
@@ -37,33 +36,30 @@ PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
     v = canonical(v);
     if (!turn.ok()) return;  // after an abort nothing is published
 #pragma unroll
-    for (uint32_t hop = 1; hop < kWorld; ++hop) st_relaxed_sys(boxes.to(hop) + i, v);
+    for (uint32_t hop = 1; hop < kWorld; ++hop) st_relaxed_sys(boxes.to(hop, i), v);
   };
   const auto sum = [&](uint32_t i, const Words& kept) {
-    Words by_rank[kWorld];
-    const auto others = [&](uint32_t r) { return r != rank; };
-    const auto box = [&](uint32_t r) { return boxes.from(r) + i; };
-    if (!collect(turn, Phase::kShards, by_rank, others, box)) return poison();
-#pragma unroll
-    for (uint32_t r = 0; r < kWorld; ++r) by_rank[r] = r == rank ? kept : by_rank[r];
-    return reduce<T>(by_rank);
+    Words others[kWorld - 1];
+    const auto box = [&](uint32_t peer) { return boxes.from(peer, i); };
+    if (!collect(turn, Phase::kShards, others, box)) return poison();
+    return sum_of<T, kWorld>(kept, others, call.rank);
   };
   const auto finish = [&](uint32_t i, const Words& v) {
-    store<T>(call.out, share.first + i, call.elements, turn.ok() ? v : poison());
+    message.store(i, turn.ok() ? v : poison());
 #pragma unroll
-    for (uint32_t r = 0; r < kWorld; ++r) {
-      if (r != rank) st_relaxed_sys(boxes.from(r) + i, armed());
-    }
+    for (uint32_t peer = 0; peer < kWorld - 1; ++peer) st_relaxed_sys(boxes.from(peer, i), armed());
   };
 
   signatures.send(block, turn);
   share.each(block, 0, [&](uint32_t lane, uint32_t i) { push(i, mine[lane]); });
+  // Not before: the next grid's start would hold up our pushes.
+  launch_dependents();
   enter(block, turn);
   signatures.check(block, turn);
-  for (uint32_t step = 0; step == 0 || step < share.steps(block.lanes); ++step) {
+  for (uint32_t step = 0; step == 0 || share.has(step, block.lanes); ++step) {
     // One step ahead of the sums: the wire is busy while a lane waits.
     share.each(block, step + 1, [&](uint32_t lane, uint32_t i) {
-      next[lane] = own(i);
+      next[lane] = message.load(i);
       push(i, next[lane]);
     });
     share.each(block, step, [&](uint32_t lane, uint32_t i) { result[lane] = sum(i, mine[lane]); });

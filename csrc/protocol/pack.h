@@ -50,29 +50,28 @@ PYALLREDUCE_FN void put_element(Words& v, uint32_t i, Half value) {
   v.w[i / 2] = i % 2 == 0 ? value.bits : v.w[i / 2] | uint32_t{value.bits} << 16;
 }
 
-// The last vector of a message may hold fewer elements than fit: the rest are zeros here and are
-// not stored there. `base` is aligned to 16 bytes.
+// Stores the first `count` elements of a vector. A loop of few instructions, and rarely run: what a
+// kernel jumps over it has to fetch.
 template <typename T>
-PYALLREDUCE_FN Words load(const void* base, uint32_t vector, uint32_t elements) {
-  const uint32_t first = vector * kElements<T>;
-  if (first + kElements<T> <= elements) return static_cast<const Words*>(base)[vector];
-  Words v{{0, 0, 0, 0}};
-  for (uint32_t i = 0; i < kElements<T>; ++i) {
-    if (first + i < elements) put_element(v, i, static_cast<const T*>(base)[first + i]);
+PYALLREDUCE_FN void store_part(Words* at, uint32_t count, Words v) {
+  constexpr uint32_t bits = 8 * sizeof(T);
+#pragma unroll 1
+  for (uint32_t i = 0; i < count; ++i) {
+    reinterpret_cast<T*>(at)[i] = element<T>(v, 0);
+    for (int w = 0; w < 4; ++w) {
+      const uint64_t two = v.w[w] | uint64_t{w < 3 ? v.w[w + 1] : 0} << 32;
+      v.w[w] = static_cast<uint32_t>(two >> bits);
+    }
   }
-  return v;
 }
 
 template <typename T>
-PYALLREDUCE_FN void store(void* base, uint32_t vector, uint32_t elements, const Words& v) {
-  const uint32_t first = vector * kElements<T>;
-  if (first + kElements<T> <= elements) {
-    static_cast<Words*>(base)[vector] = v;
-    return;
-  }
+PYALLREDUCE_FN Words load_part(const Words* at, uint32_t count) {
+  Words v{{0, 0, 0, 0}};
   for (uint32_t i = 0; i < kElements<T>; ++i) {
-    if (first + i < elements) static_cast<T*>(base)[first + i] = element<T>(v, i);
+    if (i < count) put_element(v, i, reinterpret_cast<const T*>(at)[i]);
   }
+  return v;
 }
 
 // Sums in fp32 from rank 0 to rank N-1 and rounds once. It starts from rank 0's value and not from

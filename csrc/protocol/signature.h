@@ -21,8 +21,8 @@ class Signatures {
   PYALLREDUCE_FN Signatures(const Block& block, const Call& call) {
     block.signer([&](uint32_t lane) {
       if (!has_peer(call, lane)) return;
-      to_[lane] = call.slab(lane).signature(block.index, call.rank);
-      from_[lane] = call.slab(call.rank).signature(block.index, lane);
+      to_[lane] = pinned(call.slab(lane).signature(block.index, call.rank));
+      from_[lane] = pinned(call.slab(call.rank).signature(block.index, lane));
     });
   }
 
@@ -35,29 +35,32 @@ class Signatures {
 
   PYALLREDUCE_FN void check(const Block& block, Turn& turn) const {
     block.signer([&](uint32_t lane) {
-      if (!has_peer(turn.call, lane)) return;
-      Words* mailbox = from_[lane] + turn.slot * kSignatureSlot;
-      Words theirs = ld_relaxed_sys(mailbox);
-      const auto arrived = [&] {
-        if (!pending(theirs)) return true;
-        theirs = ld_relaxed_sys(mailbox);
-        return !pending(theirs);
-      };
-      if (!turn.wait(lane, Phase::kSignature, arrived)) return;
-      st_relaxed_sys(mailbox, armed());
-      const Words ours = signature_of(turn.call, turn.epoch);
-      bool same = true;
-      for (int i = 0; i < 4; ++i) same = same && ours.w[i] == theirs.w[i];
-      if (same) return;
-      const bool refused = (theirs.w[2] & kRefusedShape) != 0;
-      turn.fail(refused ? Stop::kRefused : Stop::kMismatch, lane, Phase::kSignature, 0);
-      turn.report(theirs);
+      if (has_peer(turn.call, lane)) compare(turn, lane);
     });
   }
 
   PYALLREDUCE_FN uint64_t bits() const { return to_.bits() | from_.bits(); }
 
  private:
+  PYALLREDUCE_FN void compare(Turn& turn, uint32_t lane) const {
+    Words* mailbox = from_[lane] + turn.slot * kSignatureSlot;
+    Words theirs = ld_relaxed_sys(mailbox);
+    const auto arrived = [&] {
+      if (!pending(theirs)) return true;
+      theirs = ld_relaxed_sys(mailbox);
+      return false;
+    };
+    if (!turn.wait(lane, Phase::kSignature, arrived)) return;
+    st_relaxed_sys(mailbox, armed());
+    const Words ours = signature_of(turn.call, turn.epoch);
+    bool same = true;
+    for (int i = 0; i < 4; ++i) same = same && ours.w[i] == theirs.w[i];
+    if (same) return;
+    const bool refused = (theirs.w[2] & kRefusedShape) != 0;
+    turn.fail(refused ? Stop::kRefused : Stop::kMismatch, lane, Phase::kSignature, 0);
+    turn.report(theirs);  // at once: the data's lanes would wait, and report, a silent peer
+  }
+
   PYALLREDUCE_FN static bool has_peer(const Call& call, uint32_t lane) {
     return lane < kWorld && lane != call.rank;
   }
@@ -87,7 +90,7 @@ PYALLREDUCE_FN void enter(const Block& block, Turn& turn) {
 // Its end. Every lane has read the epoch before `block.all`.
 template <typename Block>
 PYALLREDUCE_FN void leave(const Block& block, Turn& turn) {
-  if (turn.failed) turn.report(Words{{0, 0, 0, 0}});
+  if (__builtin_expect(turn.failed, 0)) turn.report(Words{});
   block.leader([&] {
     st_relaxed_sys(&turn.state->epoch, turn.epoch + 1);
     st_relaxed_sys(&turn.state->owner, 0);

@@ -8,8 +8,10 @@
 // * blocks: a block's epoch and owner word; the owner's alone
 // * signatures: [slot][block][sender], one vector each, shared by all algorithms
 // * probes: [slot][sender], one vector each, for the ping-pong of start-up
-// * one_shot: [slot][block][sender][vector]
-// * two_shot: [slot][shot][block][sender][vector]
+// * one_shot: [slot][sender][piece][block][vector of the piece]
+// * two_shot: [slot][shot][sender][piece][block][vector of the piece]
+//
+// The pieces lie so that the mailboxes in use lie together however short the message.
 //
 // Every mailbox has one writer (its sender) and one reader (the slab's owner), and a block's
 // mailboxes have one fixed place for every call shape: a peer that is one call ahead can only write
@@ -20,6 +22,8 @@
 
 namespace pyallreduce {
 
+// Vectors of a block that lie together in a mailbox.
+constexpr uint32_t kPiece = 64;
 // Magic, nonce, rank: written by the owner, read once at start-up.
 constexpr uint32_t kHeaderBytes = 128;
 // Of two-shot: shards, then results.
@@ -144,23 +148,29 @@ struct Slab {
   PYALLREDUCE_FN Words* probe(uint32_t slot, uint32_t sender) const {
     return reinterpret_cast<Words*>(base + layout->probes) + (slot * kMaxRanks + sender);
   }
-  // Slot 0, and two-shot's first shot; mailboxes.h knows how far the others are.
+  // The start of a mailbox in slot 0, and of two-shot's first shot; mailboxes.h knows how far the
+  // others are.
   PYALLREDUCE_FN Words* signature(uint32_t block, uint32_t sender) const {
     return reinterpret_cast<Words*>(base + layout->signatures) + (block * kMaxRanks + sender);
   }
   PYALLREDUCE_FN Words* one_shot(uint32_t block, uint32_t sender) const {
-    return reinterpret_cast<Words*>(base + layout->one_shot) +
-           mailbox(block, sender) * layout->one_shot_tile;
+    return mailbox(layout->one_shot, layout->one_shot_tile, block, sender);
   }
   PYALLREDUCE_FN Words* two_shot(uint32_t block, uint32_t sender) const {
-    return reinterpret_cast<Words*>(base + layout->two_shot) +
-           mailbox(block, sender) * layout->two_shot_tile;
+    return mailbox(layout->two_shot, layout->two_shot_tile, block, sender);
+  }
+  // How far the i-th vector of a mailbox is from its start.
+  PYALLREDUCE_FN static uint32_t spread(uint32_t i) {
+    return i + i / kPiece * (kPiece * (kMaxBlocks - 1));
   }
 
  private:
   // Nobody sends to himself: the senders of a slab are numbered without its owner.
-  PYALLREDUCE_FN uint64_t mailbox(uint32_t block, uint32_t sender) const {
-    return block * (layout->world - 1) + sender - (sender > owner ? 1 : 0);
+  PYALLREDUCE_FN Words* mailbox(uint64_t offset, uint32_t tile, uint32_t block,
+                                uint32_t sender) const {
+    const uint32_t peer = sender - (sender > owner ? 1 : 0);
+    return reinterpret_cast<Words*>(base + offset) + peer * kMaxBlocks * tile +
+           block * min_of(tile, kPiece);
   }
 };
 

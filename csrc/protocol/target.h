@@ -17,12 +17,23 @@
 
 namespace pyallreduce {
 
+// Whether a load may read on to the end of an aligned vector. On a GPU it can: no page ends within
+// one, and what it reads is not used. On the host AddressSanitizer would be right to object.
+#if defined(__CUDACC__)
+constexpr bool kReadsOn = true;
+#else
+constexpr bool kReadsOn = false;
+#endif
+
 constexpr int kMaxRanks = 8;
 // A grid that is co-resident on every data-centre GPU since sm_80.
 constexpr uint32_t kMaxBlocks = 128;
-// Threads of a block that carry data. With the signer's warp they are 512, of which an SM holds two
-// blocks at 64 registers a thread: this call's and, behind it, the next one's.
-constexpr uint32_t kMaxLanes = 480;
+// Threads of a block that carry data: a whole MiB fits one step of the full grid. The kernels of
+// more than three ranks need more registers than that leaves.
+constexpr uint32_t kMaxLanes = 512;
+PYALLREDUCE_BOTH_FN constexpr uint32_t max_lanes(uint32_t world) {
+  return world <= 3 ? kMaxLanes : 480;
+}
 // One more warp: it carries the call's signature.
 constexpr uint32_t kSignerLanes = 32;
 // docs/design.md proves that two are enough.

@@ -22,11 +22,14 @@ PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
   const uint32_t vectors = vectors_of<T>(call.elements);
   const uint32_t part = (vectors + kWorld - 1) / kWorld;
   const Share share(call.tile, block.index, part);
+  const Message<T> message(call, share.first);
   // This block's i-th vector of the part that `owner` owns; the last parts may be short.
-  const auto vector = [&](uint32_t owner, uint32_t i) { return owner * part + share.first + i; };
-  const auto exists = [&](uint32_t owner, uint32_t i) { return vector(owner, i) < vectors; };
+  const auto vector = [&](uint32_t owner, uint32_t i) { return owner * part + i; };
+  const auto exists = [&](uint32_t owner, uint32_t i) {
+    return vector(owner, i) + share.first < vectors;
+  };
   const auto own = [&](uint32_t owner, uint32_t i) {
-    return load<T>(call.in, vector(owner, i), call.elements);
+    return exists(owner, i) ? message.load(vector(owner, i)) : Words{};
   };
   struct Shards {
     Words hop[kWorld - 1];  // for the owners rank+1, rank+2, ...
@@ -48,8 +51,8 @@ PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
 
   // Happens-before: all writes of this stream's earlier grids, re-arming among them, precede our
   // pushes.
-  grid_dependency_wait(turn.bits() | signatures.bits() | boxes.bits() | share.count);
-  launch_dependents();
+  grid_dependency_wait(turn.bits() | signatures.bits() | boxes.bits() | message.bits() |
+                       share.count);
   typename Block::template PerLane<Shards> first;
   if constexpr (kTogether) {
     // Before the epoch is read, so that all these loads are in flight together.
@@ -62,7 +65,7 @@ PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
   const auto send = [&](uint32_t i, uint32_t hop, const Words& shard) {
     // After an abort nothing is published.
     if (!turn.ok() || !exists((rank + hop) % kWorld, i)) return;
-    st_relaxed_sys(shards_of.to(hop) + i, canonical(shard));
+    st_relaxed_sys(shards_of.to(hop, i), canonical(shard));
   };
   const auto send_all = [&](uint32_t i, const Shards& shards) {
 #pragma unroll
@@ -77,38 +80,40 @@ PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
     }
   };
   const auto sum = [&](uint32_t i) {
-    Words by_rank[kWorld];
+    Words others[kWorld - 1];
     const Words mine = own(rank, i);
-    const auto others = [&](uint32_t r) { return r != rank; };
-    const auto box = [&](uint32_t r) { return shards_of.from(r) + i; };
-    if (!collect(turn, Phase::kShards, by_rank, others, box)) return poison();
-#pragma unroll
-    for (uint32_t r = 0; r < kWorld; ++r) by_rank[r] = r == rank ? canonical(mine) : by_rank[r];
-    const Words result = reduce<T>(by_rank);
+    const auto box = [&](uint32_t peer) { return shards_of.from(peer, i); };
+    if (!collect(turn, Phase::kShards, others, box)) return poison();
+    const Words result = sum_of<T, kWorld>(canonical(mine), others, rank);
 #pragma unroll
     for (uint32_t hop = 1; hop < kWorld; ++hop) {
-      st_relaxed_sys(results_of.to(hop) + i, result);
+      st_relaxed_sys(results_of.to(hop, i), result);
     }
     return result;
   };
   // The owner stores the value that it sent: all ranks hold the same bits.
   const auto finish = [&](uint32_t i, const Words& result) {
-    store<T>(call.out, vector(rank, i), call.elements, turn.ok() ? result : poison());
+    message.store(vector(rank, i), turn.ok() ? result : poison());
 #pragma unroll
-    for (uint32_t r = 0; r < kWorld; ++r) {
-      if (r != rank) st_relaxed_sys(shards_of.from(r) + i, armed());
+    for (uint32_t peer = 0; peer < kWorld - 1; ++peer) {
+      st_relaxed_sys(shards_of.from(peer, i), armed());
     }
   };
   const auto gather = [&](uint32_t i) {
-    Words by_rank[kWorld];
-    const auto owners = [&](uint32_t r) { return r != rank && exists(r, i); };
-    const auto box = [&](uint32_t r) { return results_of.from(r) + i; };
-    const bool arrived = collect(turn, Phase::kResults, by_rank, owners, box);
+    Words results[kWorld - 1]{};
+    uint32_t owners = 0;  // bit p: peer p owns such a vector
 #pragma unroll
-    for (uint32_t r = 0; r < kWorld; ++r) {
-      if (!owners(r)) continue;
-      store<T>(call.out, vector(r, i), call.elements, arrived ? by_rank[r] : poison());
-      st_relaxed_sys(box(r), armed());
+    for (uint32_t peer = 0; peer < kWorld - 1; ++peer) {
+      owners |= (exists(rank_of(peer, rank), i) ? 1u : 0u) << peer;
+    }
+    const auto box = [&](uint32_t peer) { return results_of.from(peer, i); };
+    const bool arrived = collect(turn, Phase::kResults, results, box, owners);
+#pragma unroll
+    for (uint32_t peer = 0; peer < kWorld - 1; ++peer) {
+      if ((owners >> peer & 1u) == 0) continue;
+      const Words result = arrived ? results[peer] : poison();
+      message.store(vector(rank_of(peer, rank), i), result);
+      st_relaxed_sys(box(peer), armed());
     }
   };
 
@@ -119,10 +124,12 @@ PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
   for (uint32_t step = kTogether ? 1 : 0; step < kAhead; ++step) {
     share.each(block, step, [&](uint32_t, uint32_t i) { scatter(i); });
   }
+  // Not before: the next grid's start would hold up our pushes.
+  launch_dependents();
   enter(block, turn);
   signatures.check(block, turn);
   typename Block::template PerLane<Words> kept;
-  for (uint32_t step = 0; step == 0 || step < share.steps(block.lanes) + kAhead; ++step) {
+  for (uint32_t step = 0; step < kAhead || share.has(step - kAhead, block.lanes); ++step) {
     share.each(block, step + kAhead, [&](uint32_t, uint32_t i) { scatter(i); });
     share.each(block, step, [&](uint32_t lane, uint32_t i) {
       if (exists(rank, i)) kept[lane] = sum(i);

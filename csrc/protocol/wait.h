@@ -38,7 +38,10 @@ struct Turn {
   uint32_t waited_ms = 0;
 
   PYALLREDUCE_FN Turn(const Call& c, uint32_t b)
-      : call(c), block(b), state(c.slab(c.rank).state(b)), control(c.slab(c.rank).control()) {}
+      : call(c),
+        block(b),
+        state(pinned(c.slab(c.rank).state(b))),
+        control(pinned(c.slab(c.rank).control())) {}
 
   // Behind grid_dependency_wait: the grid before has advanced the epoch.
   PYALLREDUCE_FN void begin() {
@@ -82,6 +85,7 @@ struct Turn {
     record->theirs = theirs;
     st_release_sys(&record->state, stop_word(generation, stop));
     if (stop == Stop::kPeer) return;  // that peer has told everybody
+#pragma unroll 1
     for (uint32_t rank = 0; rank < call.layout.world; ++rank) {
       const Stop seen_there = rank == call.rank ? stop : Stop::kPeer;
       st_relaxed_sys(&call.slab(rank).control()->stop, stop_word(generation, seen_there));
@@ -97,7 +101,7 @@ struct Turn {
     bool noticed = false;
     for (uint32_t polls = 1; !arrived(); ++polls) {
       pause_after(polls);
-      if (polls % kPollsPerLook != 0) continue;
+      if (__builtin_expect(polls % kPollsPerLook != 0, 1)) continue;
       const uint64_t now = nanoseconds();
       if (since == 0) {
         since = now;
@@ -117,7 +121,7 @@ struct Turn {
         noticed = notice(from, during, milliseconds(now - since));
       }
     }
-    if (noticed) st_relaxed_sys(&control->noticer, 0);
+    if (__builtin_expect(noticed, 0)) st_relaxed_sys(&control->noticer, 0);
     return true;
   }
 
@@ -148,30 +152,5 @@ struct Turn {
     return true;
   }
 };
-
-// The vectors that `expected` ranks sent to `mailbox(rank)[at]`; those of the others stay as they
-// are. All loads of a round are in flight together.
-template <int kWorld, typename Expected, typename Mailbox>
-PYALLREDUCE_FN bool collect(Turn& turn, Phase phase, Words (&by_rank)[kWorld], Expected expected,
-                            Mailbox mailbox) {
-  uint32_t missing = 0;
-#pragma unroll
-  for (uint32_t rank = 0; rank < kWorld; ++rank) {
-    if (expected(rank)) by_rank[rank] = ld_relaxed_sys(mailbox(rank));
-  }
-  const auto arrived = [&] {
-    bool again = false;
-#pragma unroll
-    for (uint32_t rank = 0; rank < kWorld; ++rank) {
-      if (expected(rank) && pending(by_rank[rank])) {
-        missing = rank;
-        again = true;
-        by_rank[rank] = ld_relaxed_sys(mailbox(rank));
-      }
-    }
-    return !again;
-  };
-  return turn.wait(missing, phase, arrived);
-}
 
 }  // namespace pyallreduce

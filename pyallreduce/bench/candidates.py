@@ -19,12 +19,12 @@ from pyallreduce.bench import timing
 from pyallreduce.bench.floor import algorithm_floor_us, floor_us
 from pyallreduce.bench.options import Mode, default_calls
 from pyallreduce.check.cases import DTYPES
-from pyallreduce.policy import ALGORITHM_NAMES, Limits, Plan
+from pyallreduce.policy import ALGORITHM_NAMES, Limits, Plan, max_lanes
 from pyallreduce.worker import Context
 
 __all__ = ["LANES", "Outcome", "Race", "candidates", "measure", "run_rank", "sizes_between"]
 
-LANES = (96, 128, 192, 256, 352, 480)
+LANES = (96, 128, 256, 352, 480, 512)
 _HOST_LANES = (64,)
 _VECTOR = 16  # bytes
 _DIVISORS = (1, 4 / 3, 2, 4)  # of the largest grid that a message can fill
@@ -108,6 +108,7 @@ def candidates(nbytes: int, limits: Limits) -> list[Plan]:
         for code in ALGORITHM_NAMES
         if not _hopeless(nbytes, limits.world, code)
         for width in _useful(lanes, _vectors(nbytes, limits.world, code))
+        if width <= max_lanes(limits.world)
         for blocks in _grids(_vectors(nbytes, limits.world, code), width, limits.blocks)
     ]
 

@@ -19,6 +19,7 @@ from pyallreduce.policy import (
     Limits,
     Plan,
     left_to_nccl,
+    max_lanes,
     plan_for,
     table_for,
     table_lines,
@@ -60,7 +61,7 @@ limits = st.builds(
 def test_every_plan_can_be_launched(of: Limits, nbytes: int, algorithm: Any) -> None:
     plan = plan_for(nbytes, of, algorithm)
     assert 1 <= plan.blocks <= of.blocks
-    assert 32 <= plan.lanes <= _C.MAX_LANES
+    assert 32 <= plan.lanes <= max_lanes(of.world)
     assert plan.lanes % 32 == 0
     if algorithm != "auto":
         assert plan.name == algorithm
@@ -128,7 +129,7 @@ def test_shapes_of_the_table_are_kept_and_small_messages_need_fewer() -> None:
     assert plan_for(16 * MIB, of) == Plan(TWO_SHOT, 64, 352)
     assert plan_for(16 * MIB, dataclasses.replace(of, blocks=20)) == Plan(TWO_SHOT, 20, 352)
     # A forced algorithm that the table does not name for this size takes the rule's shape.
-    assert plan_for(16 * MIB, of, "one_shot") == Plan(ONE_SHOT, 128, 480)
+    assert plan_for(16 * MIB, of, "one_shot") == Plan(ONE_SHOT, 128, 512)
 
 
 def test_nccl_for_a_range() -> None:
@@ -178,6 +179,7 @@ def test_a_table_that_no_rank_may_use(rows: tuple[Entry, ...]) -> None:
 
 def test_lanes_are_those_of_the_module() -> None:
     assert MAX_LANES == _C.MAX_LANES
+    assert all(max_lanes(world) == _C.max_lanes(world) for world in range(2, 9))
 
 
 @given(tables)
