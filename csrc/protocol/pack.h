@@ -75,7 +75,8 @@ PYALLREDUCE_FN Words load_part(const Words* at, uint32_t count) {
 }
 
 // Sums in fp32 from rank 0 to rank N-1 and rounds once. It starts from rank 0's value and not from
-// +0, so that -0 + -0 is -0. Canonical, because a sum may be the sentinel as well.
+// +0, so that -0 + -0 is -0. A sum that is NaN is one NaN in each type, and not the sentinel
+// (numeric.h).
 template <typename T, int kWorld>
 PYALLREDUCE_FN Words reduce(const Words (&by_rank)[kWorld]) {
   Words result{{0, 0, 0, 0}};
@@ -88,7 +89,7 @@ PYALLREDUCE_FN Words reduce(const Words (&by_rank)[kWorld]) {
     from_float(sum, rounded);
     put_element(result, i, rounded);
   }
-  return canonical(result);
+  return result;
 }
 
 }  // namespace pyallreduce

@@ -5,9 +5,8 @@ fail then. A text that is gone, or stands twice, is an error: anchor the mutant 
 
 Left out, because nobody could tell: on the host a block is one thread, which checks the signatures
 before it sums, so that what only keeps its lanes together (`block.all`, `join`, the poison of an
-output whose sum arrived) changes nothing there; a word that equals the sentinel is made
-canonical both on its way in and in the sum; two-shot's vectors behind the end are neither read nor
-stored.
+output whose sum arrived) changes nothing there; two-shot's vectors behind the end are neither read
+nor stored.
 """
 
 from __future__ import annotations
@@ -88,13 +87,6 @@ _PROTOCOL = [
         _P + "pack.h",
         "i < 4; ++i) v.w[i] = v.w[i] == kSentinel",
         "i < 3; ++i) v.w[i] = v.w[i] == kSentinel",
-        "values",
-    ),
-    Mutant(
-        "a sum may be the sentinel",
-        _P + "pack.h",
-        "return canonical(result);",
-        "return result;",
         "values",
     ),
     Mutant(
