@@ -36,11 +36,14 @@ __all__ = [
     "meet",
     "quantile",
     "slowest",
+    "spin_for",
     "time_calls",
     "zero_sum",
 ]
 
-SPIN_CYCLES = 1_000_000  # about half a millisecond: longer than queueing a graph of 200 calls
+SPIN_CYCLES = 1_000_000  # about half a millisecond: longer than queueing a graph of 200 kernels
+_MOST_CYCLES = 20 * SPIN_CYCLES
+_CYCLES_A_SECOND = 2e9
 # 8 ranks' share of one sign adds up to 240 at most: exact in bfloat16, whatever the order.
 _LARGEST = 60
 
@@ -134,26 +137,36 @@ def between_events(
     together.
 
     Args:
-        spin: cycles for which the stream is kept busy until `work` is queued behind it.
+        spin: cycles for which the stream is kept busy until `work` is queued behind it; more
+            where queueing took longer in the sample before.
         before: queued ahead of all that.
     """
     cuda: Any = torch.cuda
     start, end = (cuda.Event(enable_timing=True) for _ in range(2))
     token = torch.zeros(1, device=device)
+    cycles = spin
 
     def sample() -> float:
+        nonlocal cycles
         meet()
         before()
+        since = time.perf_counter()
         if spin:
-            cuda._sleep(spin)
+            cuda._sleep(cycles)
         dist.all_reduce(token)
         start.record()
         work()
         end.record()
+        cycles = spin_for(time.perf_counter() - since, spin)
         end.synchronize()
         return float(start.elapsed_time(end)) * 1e3
 
     return sample
+
+
+def spin_for(queueing_s: float, least: int) -> int:
+    """Cycles that outlast queueing by half, within reason."""
+    return min(max(int(1.5 * queueing_s * _CYCLES_A_SECOND), least), _MOST_CYCLES)
 
 
 def meet() -> None:

@@ -14,7 +14,7 @@ import torch
 
 from pyallreduce.bench import report
 from pyallreduce.bench.options import Options, parse_size
-from pyallreduce.bench.timing import quantile, zero_sum
+from pyallreduce.bench.timing import SPIN_CYCLES, quantile, spin_for, zero_sum
 from pyallreduce.check.cases import DTYPES
 
 KEYS = ["backend", "algorithm", "world", "dtype", "mode", "bytes", "us", "us_p99", "verified"]
@@ -148,6 +148,12 @@ def test_sweep() -> None:
 def test_options_survive_the_way_to_the_ranks() -> None:
     sent = json.loads(json.dumps(dataclasses.asdict(options(backends=("auto", "nccl")))))
     assert Options.from_json(sent) == options(backends=("auto", "nccl"))
+
+
+def test_a_spin_outlasts_queueing() -> None:
+    assert spin_for(0.0001, SPIN_CYCLES) == SPIN_CYCLES  # the shortest
+    assert spin_for(0.002, SPIN_CYCLES) == 6_000_000  # 3 ms at 2 GHz
+    assert spin_for(60.0, SPIN_CYCLES) == 20 * SPIN_CYCLES
 
 
 def test_quantile() -> None:
