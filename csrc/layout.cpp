@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "layout.h"
 
+#include <algorithm>
 #include <stdexcept>
 
 namespace pyallreduce {
@@ -9,8 +10,11 @@ namespace {
 
 constexpr uint64_t kVector = sizeof(Words);
 constexpr uint64_t kPage = 4096;
-constexpr uint32_t kTileUnit = 8;      // vectors: whole 128-byte lines
-constexpr uint64_t kOneShotShare = 4;  // a quarter of the slab is one-shot's
+constexpr uint32_t kTileUnit = 8;  // vectors: whole 128-byte lines
+// One-shot's part of the slab: what it is used for in one launch (4 MiB among two ranks), in each
+// slot, and a quarter at most.
+constexpr uint64_t kOneShotBytes = uint64_t{kSlots} * (4 << 20);
+constexpr uint64_t kOneShotShare = 4;
 
 uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
 
@@ -37,7 +41,7 @@ Layout make_layout(uint32_t world, uint64_t slab_bytes) {
 
   const uint64_t mailboxes = uint64_t{kMaxBlocks} * kSlots * (world - 1);
   const uint64_t left = slab_bytes > layout.one_shot ? slab_bytes - layout.one_shot : 0;
-  layout.one_shot_tile = tile_for(left / kOneShotShare, mailboxes);
+  layout.one_shot_tile = tile_for(std::min(kOneShotBytes, left / kOneShotShare), mailboxes);
   const uint64_t one_shot_bytes = mailboxes * layout.one_shot_tile * kVector;
   layout.two_shot = layout.one_shot + one_shot_bytes;
   layout.two_shot_tile = tile_for(left - one_shot_bytes, mailboxes * kShots);

@@ -63,10 +63,11 @@ struct Mailboxes {
 
  private:
   PYALLREDUCE_FN void pin() {
-    if (!kPins) return;
+    if constexpr (kPins) {
 #pragma unroll
-    for (uint32_t hop = 1; hop < kWorld; ++hop) theirs[hop - 1] = pinned(theirs[hop - 1]);
-    mine = pinned(mine);
+      for (uint32_t hop = 1; hop < kWorld; ++hop) theirs[hop - 1] = pinned(theirs[hop - 1]);
+      mine = pinned(mine);
+    }
   }
 };
 
@@ -98,16 +99,18 @@ PYALLREDUCE_FN bool collect(Turn& turn, Phase phase, Words (&vectors)[kPeers], M
 // The sum of all ranks' vectors in rank order.
 template <typename T, int kWorld>
 PYALLREDUCE_FN Words sum_of(const Words& own, const Words (&others)[kWorld - 1], uint32_t rank) {
-  // A sum of two does not depend on their order.
-  if constexpr (kWorld == 2) return reduce<T>({own, others[0]});
-  Words by_rank[kWorld];
+  if constexpr (kWorld == 2) {  // does not depend on the order
+    return reduce<T>({own, others[0]});
+  } else {
+    Words by_rank[kWorld];
 #pragma unroll
-  for (uint32_t r = 0; r < kWorld; ++r) {
-    const Words& if_below = others[r < kWorld - 1 ? r : r - 1];
-    const Words& if_above = others[r > 0 ? r - 1 : 0];
-    by_rank[r] = r == rank ? own : r < rank ? if_below : if_above;
+    for (uint32_t r = 0; r < kWorld; ++r) {
+      const Words& if_below = others[r < kWorld - 1 ? r : r - 1];
+      const Words& if_above = others[r > 0 ? r - 1 : 0];
+      by_rank[r] = r == rank ? own : r < rank ? if_below : if_above;
+    }
+    return reduce<T>(by_rank);
   }
-  return reduce<T>(by_rank);
 }
 
 }  // namespace pyallreduce
