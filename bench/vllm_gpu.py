@@ -7,15 +7,18 @@
 
 Starts vLLM once for each backend (about a minute each), every start with a deadline: `ours` is the
 plugin as users get it, `stock` is vLLM's own custom all-reduce, `nccl` is without any. Needs vLLM
-and pyallreduce importable, and as many GPUs as ranks. A record is one backend and batch:
+and pyallreduce importable, and as many GPUs as ranks. A record is one backend and batch; it lacks
+what a start did not get to:
 
 * `tokens`: a digest of the greedy tokens; the same for all backends where the arithmetic is the
-  same (2 ranks).
+  same (2 ranks). Weights are of our own, since `dummy` gives every rank the same, and all requests
+  of a batch start in one step, so that every start runs the same shapes.
 * `step_ms`: a decode step, from the difference between a long and a short generation.
 * `kernel_us`: per all-reduce of decode steps the shortest kernel over the ranks, then the median,
   so that waiting for a late peer does not count.
 * `micro_us`: one all-reduce of the same shape in a captured graph of 50, slowest rank.
-* `left_bytes`: device memory that 20 more captures left behind, on the first rank.
+* `left_bytes`: device memory that 20 more captures left behind, on the first rank; in the last
+  batch's record.
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ from processes import started, tiny_model  # noqa: E402
 BACKENDS = ("ours", "stock", "nccl")
 HIDDEN = 1024
 SHORT, LONG = 16, 144  # tokens
+TIMES = ("step_ms", "kernel_us", "micro_us")
 # "compiled" is vLLM's default: torch.compile, and both full and piecewise graphs.
 MODES: dict[str, dict[str, Any]] = {
     "graphs": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"},
@@ -56,7 +60,10 @@ SETTINGS = {
 
 
 def measure(job: dict[str, Any]) -> None:
-    """One backend, in a process of its own: prints one RESULT line a batch."""
+    """One backend, in a process of its own: each RESULT line has more about one batch.
+
+    What may yet fail comes last, and the profiler, which may slow down what follows, behind times.
+    """
     from vllm import LLM, SamplingParams
 
     batches = job["batches"]
@@ -74,44 +81,51 @@ def measure(job: dict[str, Any]) -> None:
         seed=0,
         worker_extension_cls="vllm_gpu_worker.Probe",
     )
+    llm.collective_rpc("weights")
+
+    def tell(batch: int, **found: Any) -> None:
+        print("\nRESULT " + json.dumps({"batch": batch, **found}), flush=True)
 
     def generate(batch: int, tokens: int) -> tuple[float, list[list[int]]]:
         prompts = [{"prompt_token_ids": [3 + i, 7, 11 + i, 5]} for i in range(batch)]
         sampling = SamplingParams(
             max_tokens=tokens, temperature=0, detokenize=False, ignore_eos=True
         )
+        llm.sleep(level=0, mode="keep")  # else it starts on the first while the others arrive
+        llm.enqueue(prompts, sampling, use_tqdm=False)
         begin = time.perf_counter()
-        outputs = llm.generate(prompts, sampling, use_tqdm=False)
+        llm.wake_up(tags=["scheduling"])
+        outputs = llm.wait_for_completion(use_tqdm=False)
         took = time.perf_counter() - begin
         return took, [list(output.outputs[0].token_ids) for output in outputs]
 
-    calls = 2 * job["layers"] + 1  # a forward pass's all-reduces
     for batch in batches:
         generate(batch, SHORT)
         pairs = [(generate(batch, LONG), generate(batch, SHORT)) for _ in range(3)]
         step = statistics.median(long[0] - short[0] for long, short in pairs) / (LONG - SHORT)
         tokens = pairs[0][0][1]
+        tell(
+            batch,
+            **{name: job[name] for name in ("backend", "ranks", "layers", "mode")},
+            hidden=HIDDEN,
+            tokens=hashlib.sha256(repr(tokens).encode()).hexdigest()[:16],
+            repeats=all(long[1] == tokens for long, _ in pairs),
+            step_ms=round(step * 1e3, 4),
+            **llm.collective_rpc("slot")[0],
+        )
+    for batch in batches:
+        micro = max(llm.collective_rpc("micro", args=(batch, HIDDEN)))
+        tell(batch, micro_us=round(micro, 3))
+    last = (2 * job["layers"] + 1) * SHORT // 2  # all-reduces of decode alone: what comes last
+    for batch in batches:
         llm.collective_rpc("watch")
         generate(batch, SHORT)
-        last = calls * SHORT // 2  # decode alone: what comes last
         by_rank = [seen[-last:] for seen in llm.collective_rpc("seen")]
-        shortest = [min(same) for same in zip(*by_rank, strict=True)]
-        record = {
-            "backend": job["backend"],
-            "ranks": job["ranks"],
-            "layers": job["layers"],
-            "hidden": HIDDEN,
-            "mode": job["mode"],
-            "batch": batch,
-            "tokens": hashlib.sha256(repr(tokens).encode()).hexdigest()[:16],
-            "step_ms": round(step * 1e3, 4),
-            "kernel_us": round(statistics.median(shortest), 3) if shortest else None,
-            "kernels": len(shortest),
-            "micro_us": round(max(llm.collective_rpc("micro", args=(batch, HIDDEN))), 3),
-            **llm.collective_rpc("captures", args=(20, HIDDEN))[0],
-            **llm.collective_rpc("slot")[0],
-        }
-        print("\nRESULT " + json.dumps(record), flush=True)
+        shortest = [min(same) for same in zip(*by_rank, strict=False)]
+        if shortest and all(len(seen) == last for seen in by_rank):
+            tell(batch, kernel_us=round(statistics.median(shortest), 3))
+        tell(batch, kernels=[len(seen) for seen in by_rank])
+    tell(batches[-1], **llm.collective_rpc("captures", args=(20, HIDDEN))[0])
 
 
 def start(backend: str, options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
@@ -149,7 +163,12 @@ def start(backend: str, options: argparse.Namespace, work: Path) -> list[dict[st
         except subprocess.TimeoutExpired:
             code = None
     text = log.read_text(errors="replace")
-    records = [json.loads(line[7:]) for line in text.splitlines() if line.startswith("RESULT ")]
+    by_batch: dict[int, dict[str, Any]] = {}
+    for line in text.splitlines():
+        if line.startswith("RESULT "):
+            found = json.loads(line[7:])
+            by_batch.setdefault(found["batch"], {}).update(found)
+    records = list(by_batch.values())
     print(f"{backend}: exit {code} after {time.monotonic() - begin:.0f} s, {len(records)} records")
     for line in text.splitlines():
         if "pyallreduce" in line and ("INFO" in line or "WARNING" in line):
@@ -185,10 +204,8 @@ def main() -> None:
                 options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     print(f"{'batch':>5} {'backend':8} {'step ms':>8} {'kernel us':>9} {'micro us':>8}  tokens")
     for r in sorted(records, key=lambda r: (r["batch"], BACKENDS.index(r["backend"]))):
-        print(
-            f"{r['batch']:>5} {r['backend']:8} {r['step_ms']:>8} {r['kernel_us'] or '-':>9} "
-            f"{r['micro_us']:>8}  {r['tokens']}"
-        )
+        step, kernel, micro = (r.get(name, "-") for name in TIMES)
+        print(f"{r['batch']:>5} {r['backend']:8} {step:>8} {kernel:>9} {micro:>8}  {r['tokens']}")
 
 
 if __name__ == "__main__":

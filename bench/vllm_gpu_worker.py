@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import statistics
+import zlib
 from typing import Any
 
 _CALLS, _REPLAYS = 50, 20
@@ -14,7 +15,24 @@ _KERNELS = ("one_shot", "two_shot", "cross_device_reduce", "AllReduce")
 
 
 class Probe:
-    """`micro` times a graph of nothing else; the other two time a model's own kernels."""
+    """`micro` times a graph of nothing else; `watch` and `seen` time a model's own kernels."""
+
+    def weights(self) -> None:
+        """Random weights that differ from rank to rank.
+
+        vLLM's dummy ones are the same on all: a sum of equal terms does not tell whose they were.
+        """
+        import torch
+
+        with torch.inference_mode():
+            for name, weight in self.get_model().named_parameters():
+                if "norm" in name:  # every rank has the whole
+                    weight.fill_(1)
+                    continue
+                generator = torch.Generator(weight.device)
+                generator.manual_seed(zlib.crc32(f"{self.rank} {name}".encode()))
+                weight.normal_(0, 0.02, generator=generator)
+        torch.cuda.synchronize()
 
     def micro(self, rows: int, columns: int) -> float:
         """us of one all-reduce of (rows, columns) in a graph of 50, the median of its replays."""
@@ -31,8 +49,9 @@ class Probe:
             graph_capture(x.device) as context,
             torch.cuda.graph(graph, stream=context.stream),
         ):
+            y = x  # `x` has to outlive the replays
             for _ in range(_CALLS):
-                x = all_reduce(x)
+                y = all_reduce(y)
         graph.replay()
         torch.cuda.synchronize()
         times = []

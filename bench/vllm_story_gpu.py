@@ -99,8 +99,9 @@ def main() -> int:
             log = options.logs / f"story-{options.mode}-{number}.log"
             try:
                 found = cycle(number, model, environment, options.mode, log)
-            except (AssertionError, OSError) as error:
-                found = {"cycle": number, "failed": str(error)[-3000:]}
+            except Exception as error:  # of whatever class: the next cycle has its turn
+                failure = f"{type(error).__name__}: {error}"
+                found = {"cycle": number, "failed": failure[-3000:]}
             records.append(found)
             failed = failed or "failed" in found or found["answer"] != records[0].get("answer")
             print(json.dumps(found), flush=True)

@@ -163,7 +163,7 @@ void bind_rank(py::module_& m) {
       .def("state", &Rank::state)
       .def("report", &Rank::report)
       .def("raise_host_stop", &Rank::raise_host_stop, py::arg("word"))
-      .def("close", &Rank::close);
+      .def("close", &Rank::close, Unlocked());
   py::class_<host::HostRank, Rank>(m, "HostRank")
       .def(py::init<uint32_t, const Layout&, const std::vector<uint64_t>&, uint64_t>(),
            py::arg("rank"), py::arg("layout"), py::arg("slabs"), py::arg("record"));
@@ -268,6 +268,7 @@ PYBIND11_MODULE(_C, m) {
 #endif
   m.attr("MAX_RANKS") = kMaxRanks;
   m.attr("MAX_BLOCKS") = kMaxBlocks;
+  m.attr("PROTOCOL_VERSION") = kProtocolVersion;
   m.attr("MAX_LANES") = kMaxLanes;
   m.def("max_lanes", &max_lanes, py::arg("world"));
   bind_layout(m);

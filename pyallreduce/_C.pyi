@@ -10,6 +10,7 @@ architectures: str
 MAX_RANKS: int
 MAX_BLOCKS: int
 MAX_LANES: int
+PROTOCOL_VERSION: int
 
 class SharedMemoryError(OSError): ...
 class CudaError(RuntimeError): ...

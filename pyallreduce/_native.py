@@ -10,7 +10,7 @@ import importlib.util
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pyallreduce.facts import Module
+from pyallreduce.facts import PROTOCOL_VERSION, Module
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -43,6 +43,9 @@ def state() -> NativeState:
         module = load()
     except (ImportError, OSError) as error:
         return NativeState("broken", str(error))
+    if module.PROTOCOL_VERSION != PROTOCOL_VERSION:
+        text = f"pyallreduce/_C speaks protocol {module.PROTOCOL_VERSION}, and this package "
+        return NativeState("broken", f"{text}{PROTOCOL_VERSION}: build it again")
     if not module.cuda_built:
         return NativeState(
             "host", "built without CUDA: nvcc was not found, or PYALLREDUCE_CUDA=OFF"

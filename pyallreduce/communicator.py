@@ -176,9 +176,7 @@ class Communicator:
             self._calls += 1
             self._bytes += nbytes
             return result
-        if self.closed:
-            message = f"rank {self.rank}: this communicator is closed; make a new one"
-            raise CommunicatorClosed(message)
+        self._refuse_if_closed()
         if arrays.is_foreign(x):
             return self._foreign(x, out, op, algorithm, tag)
         self._validate(x, out, op, algorithm, tag)
@@ -242,7 +240,9 @@ class Communicator:
 
         Raises:
             BackendUnavailable: there is no native path.
+            CommunicatorClosed: after `close()`.
         """
+        self._refuse_if_closed()
         if self._native is None:
             raise BackendUnavailable(self.decision.reason)
         self._native.all_reduce(x, x, plan)
@@ -361,6 +361,11 @@ class Communicator:
             result = arrays.empty_like(x) if out is None else out
             self.all_reduce(arrays.view(x), arrays.view(result), op, algorithm=algorithm, tag=tag)
         return result
+
+    def _refuse_if_closed(self) -> None:
+        if self.closed:
+            message = f"rank {self.rank}: this communicator is closed; make a new one"
+            raise CommunicatorClosed(message)
 
     def _usual(self, x: Any) -> bool:
         """Whether `x` can be launched as it is, and default dispatch would."""

@@ -12,8 +12,9 @@ from typing import Literal
 
 __all__ = ["MAX_LINKS", "PROTOCOL_VERSION", "Facts", "Link", "Module", "Target", "short"]
 
-# Raised with every change of the slab's layout or of what the kernels say to each other.
-PROTOCOL_VERSION = 2
+# Raised with every change of the slab's layout or of what the kernels say to each other:
+# csrc/protocol/slab.h.
+PROTOCOL_VERSION = 3
 # The most links that Facts carry: the other GPUs of the largest machine, with room.
 MAX_LINKS = 16
 

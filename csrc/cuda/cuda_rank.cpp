@@ -18,13 +18,22 @@ RegisteredPage::RegisteredPage(int device, uint64_t address, uint64_t bytes)
   check(cudaHostRegister(address_, bytes, cudaHostRegisterMapped | cudaHostRegisterPortable),
         "registering the record page");
   void* there = nullptr;
-  check(cudaHostGetDevicePointer(&there, address_, 0), "addressing the record page");
+  const cudaError_t addressed = cudaHostGetDevicePointer(&there, address_, 0);
+  if (addressed != cudaSuccess) close();
+  check(addressed, "addressing the record page");
   device_address_ = reinterpret_cast<uint64_t>(there);
 }
 
-// An address that is unmapped while registered can't be registered again.
+// An address that is unmapped while registered can't be registered again, and a kernel that still
+// waits reads the page: each ends by its deadline.
 void RegisteredPage::close() noexcept {
   if (address_ == nullptr) return;
+  try {
+    const DeviceScope scope(device_);
+    cudaDeviceSynchronize();
+  } catch (const CudaError&) {
+    // The context is gone, and its kernels with it.
+  }
   cudaHostUnregister(address_);
   cudaGetLastError();
   address_ = nullptr;

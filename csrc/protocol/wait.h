@@ -76,8 +76,10 @@ struct Turn {
     if (atom_exch_relaxed_gpu(&control->reporter, generation) == generation) return;
     Record* record = call.record;
     record->block = block;
-    record->peer = peer;
-    record->phase = static_cast<uint32_t>(phase);
+    // Of two calls at once no peer is guilty, whoever this lane was waiting for when it heard.
+    const bool alone = stop == Stop::kOverlap;
+    record->peer = alone ? call.rank : peer;
+    record->phase = static_cast<uint32_t>(alone ? Phase::kNone : phase);
     record->algorithm = static_cast<uint32_t>(decode_shape(call.shape).algorithm);
     record->epoch = epoch;
     record->waited_ms = waited_ms;
@@ -93,7 +95,8 @@ struct Turn {
   }
 
   // Polls `arrived` until it says yes (true) or the wait has to end (false, and `stop` says why).
-  // `from`, the peer, is read when the wait ends in vain: `arrived` may update it.
+  // `arrived` answers from what it read when it was asked before, and reads again; it may update
+  // `from`, the peer, which is read when the wait ends in vain.
   template <typename Arrived>
   PYALLREDUCE_FN bool wait(const uint32_t& from, Phase during, Arrived arrived) {
     if (!ok()) return false;
@@ -111,7 +114,11 @@ struct Turn {
       // Asked again behind clock and host: this process may have been stopped between poll and
       // clock; and what a peer sent before the host heard that it is absent is here by now (the
       // host's word is acquired, and was written after the peer's last grid had ended).
-      if (arrived()) break;
+      // Twice: the first answer is about what was read before.
+      bool here = false;
+#pragma unroll 1
+      for (int ask = 0; ask < 2 && !here; ++ask) here = arrived();
+      if (here) break;
       const Stop why = reason_to_stop(host, from, now - since);
       if (why != Stop::kNone) {
         fail(why, from, during, milliseconds(now - since));

@@ -182,6 +182,13 @@ _PROTOCOL = [
         "absent",
     ),
     Mutant(
+        "a wait judges what it read before its look",
+        _P + "wait.h",
+        "ask < 2 && !here",
+        "ask < 1 && !here",
+        "asked_again",
+    ),
+    Mutant(
         "anybody's absence ends a wait",
         _P + "wait.h",
         "(host.absent >> from & 1u) != 0",

@@ -17,6 +17,7 @@ SOURCES = ("csrc/layout.cpp", "csrc/rank.cpp", "csrc/host/host_rank.cpp")
 SCENARIOS = (
     "absent",
     "another_is_absent",
+    "asked_again",
     "chunks",
     "deadline",
     "drained",

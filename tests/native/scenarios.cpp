@@ -12,7 +12,7 @@
 #include <string>
 
 #include "group.h"
-#include "protocol/wait.h"
+#include "protocol/mailboxes.h"
 
 using namespace pyallreduce;
 using test::Group;
@@ -435,6 +435,31 @@ void absent() {
   });
 }
 
+// What comes between a wait's look at the host and its last poll counts: that poll is judged.
+void asked_again() {
+  Group group(2);
+  Call call{};
+  call.layout = group.layout;
+  for (uint32_t r = 0; r < 2; ++r) call.slabs[r] = reinterpret_cast<char*>(group.address(r));
+  call.record = &group.records[0];
+  group.run([&](uint32_t r) {
+    if (r != 0) return;
+    Turn turn(call, 0);
+    turn.begin();
+    Words* box = group.slab(0).one_shot(0, 1);
+    uint32_t reads = 0;
+    const auto mailbox = [&](uint32_t) {
+      // The first, and one a poll up to the second look; that look's own comes next.
+      if (++reads == 2 * kPollsPerLook + 1) group.records[0].host.absent = 1u << 1;
+      if (reads == 2 * kPollsPerLook + 2) *box = Words{};
+      return box;
+    };
+    Words vectors[1];
+    EXPECT(collect(turn, Phase::kShards, vectors, mailbox));
+    EXPECT(!pending(vectors[0]));
+  });
+}
+
 // Another rank's absence is no reason to give up on this one.
 void another_is_absent() {
   Group group(2);
@@ -568,6 +593,7 @@ const std::map<std::string, void (*)()> kScenarios = {
     {"told_by_a_peer", told_by_a_peer},
     {"stale_stop", stale_stop},
     {"absent", absent},
+    {"asked_again", asked_again},
     {"another_is_absent", another_is_absent},
     {"patience", patience},
     {"notice", notice},

@@ -231,7 +231,9 @@ def life(context: Context, _options: dict[str, Any]) -> list[Any]:
     working = works(comm)
     comm.close()
     comm.close()
-    return [working, outcome(lambda: comm.all_reduce(torch.ones(1))), memory]
+    plan = comm.plan_of(4)
+    calls = (lambda: comm.all_reduce(torch.ones(1)), lambda: comm.run_plan(torch.ones(4), plan))
+    return [working, [outcome(call)[0] for call in calls], memory]
 
 
 def _random(rank: int, elements: int, dtype: torch.dtype) -> torch.Tensor:

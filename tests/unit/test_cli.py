@@ -7,6 +7,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from click.testing import CliRunner, Result
 from pyallreduce import _native, info
 from pyallreduce.check.report import join, table
 from pyallreduce.cli import main
+from pyallreduce.facts import PROTOCOL_VERSION
 from pyallreduce.launch import LaunchError, Placement, place
 from pyallreduce.topology import Matrix
 
@@ -65,6 +67,14 @@ def test_info_without_the_module(monkeypatch: pytest.MonkeyPatch, status: Any, c
     found = json.loads(run("info", "--json").output)
     assert found["groups"][-1]["code"] == code
     assert found["budgets"] == []
+
+
+def test_a_module_of_another_protocol_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = SimpleNamespace(PROTOCOL_VERSION=PROTOCOL_VERSION - 1)
+    monkeypatch.setattr(_native, "load", lambda: module)
+    state = _native.state.__wrapped__()
+    assert state.status == "broken"
+    assert "build it again" in state.detail
 
 
 def test_info_where_nothing_answers(monkeypatch: pytest.MonkeyPatch) -> None:
