@@ -8,7 +8,7 @@ set -uo pipefail
 out=${OUT:?a folder for the results}
 steps=${*:-build tests latency check sanitizer}
 gpus=$(nvidia-smi -L | wc -l)
-export PYTHONUNBUFFERED=1
+export PYTHONUNBUFFERED=1 CUDAARCHS=${CUDAARCHS:-90-real}
 [ -n "${COMMIT:-}" ] && export PYALLREDUCE_COMMIT=$COMMIT
 PATH="$(python3 -c "import pathlib, sys; print(pathlib.Path(sys.executable).parent)"):$PATH"
 declare -A verdict
@@ -38,7 +38,7 @@ gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader -i 0 | grep -oiE '[a-z]+
 # does not import would cost every step its time.
 build() {
   if [ -d .wheels ]; then python3 -m pip install -q --no-index --no-deps .wheels/*.whl || return; fi
-  CUDAARCHS=90-real python3 -m pip install -q --no-build-isolation --no-deps -e . && python3 -c 'from pyallreduce import Communicator'
+  python3 -m pip install -q --no-build-isolation --no-deps -e . && python3 -c 'from pyallreduce import Communicator'
 }
 export -f build
 for step in $steps; do
@@ -55,10 +55,13 @@ for step in $steps; do
     compare)
       peers
       # shellcheck disable=SC2086
-      TAIL=110 run compare 580 "${with_peers[@]}" pyallreduce bench --compare --timeout 560 ${COMMIT:+--commit "$COMMIT"} \
+      TAIL=110 run compare "${COMPARE_SECONDS:-580}" "${with_peers[@]}" pyallreduce bench --compare \
+        --timeout $((${COMPARE_SECONDS:-580} - 20)) ${COMMIT:+--commit "$COMMIT"} \
         -o "$out/compare-${gpu:-gpu}-$gpus.json" ${COMPARE:-} ;;
     # shellcheck disable=SC2086
     sweep) run sweep 300 python3 bench/sweep.py "$out/sweep.json" --timeout 290 ${SWEEP:-} ;;
+    race) run race 250 python3 bench/race.py "bench/races/${RACE:-safety}.json" "$out/race" -e 2M --samples 25 --shipped ;;
+    types) run types 120 pyallreduce bench -b 1K -e 16M -f 4 -d all -G 25 --backend auto --json "$out/types.json" ;;
     tune) run tune 120 pyallreduce tune --output "$out/tuning.json" ;;
     bench) run bench 300 pyallreduce bench -b 1K -e 256M -f 2 --eager --json "$out/bench.json" ;;
     sanitizer) run sanitizer 200 "${share[@]}" compute-sanitizer --tool memcheck --error-exitcode 9 \
