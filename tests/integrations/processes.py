@@ -90,14 +90,20 @@ def started(
         process.wait()
 
 
+def alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    return _stat(pid)[0] not in "ZX"
+
+
 def session(leader: int) -> list[int]:
     """The living processes of a session, from /proc."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit():
-            continue
-        with contextlib.suppress(OSError):
-            fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            if int(fields[3]) == leader and fields[0] not in "ZX":
-                found.append(int(entry.name))
-    return found
+    pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in pids if _stat(pid)[3] == str(leader) and alive(pid)]
+
+
+def _stat(pid: int) -> list[str]:
+    """State, parent, group and session of a process, and what follows; of one that is gone, X."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+    except OSError:
+        return ["X", "", "", ""]

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from processes import session, started, tiny_model
+from processes import alive, session, started, tiny_model
 
 START_S = 280.0
 STOP_S = 90.0
@@ -99,7 +99,7 @@ class Server:
 
     def _left(self) -> list[int]:
         self.process.poll()
-        workers = [pid for pid in self.workers() if Path(f"/proc/{pid}").exists()]
+        workers = [pid for pid in self.workers() if alive(pid)]
         return sorted({*session(self.process.pid), *workers})
 
 
