@@ -9,7 +9,8 @@
 
 Each cycle goes down another way: by Ctrl-C, then by the SIGKILL of one worker, in turn. A start
 takes 30 to 100 s and has a deadline; no cycle is begun that `--budget` would cut off. Ends with 1
-if any cycle failed, answered otherwise than the first, or went by another all-reduce than asked for.
+if any cycle failed, answered otherwise than the first, or had its all-reduces carried by another
+than expected.
 """
 
 from __future__ import annotations
