@@ -56,18 +56,23 @@ def main(
             output = str(folder.absolute() / f"{name}.json")
             sweep = ["bench/sweep.py", output, *sizes, "--samples", str(samples)]
             bench = ["-m", "pyallreduce", "bench", "--json", output, *sizes, *BENCH, str(samples)]
-            result = subprocess.run(
-                [sys.executable, *(bench if shipped else sweep)],
-                cwd=tree,
-                env={**os.environ, "PYTHONPATH": str(tree)},
-                stdout=subprocess.DEVNULL,
-                timeout=seconds,
-                check=False,
-            )
-            click.echo(f"{name}: exit {result.returncode}")
+            command = [sys.executable, *(bench if shipped else sweep)]
+            click.echo(f"{name}: {run(command, tree, seconds)}")
     for (nbytes, algorithm), by_variant in sorted(best(folder, list(patches)).items()):
         cells = "  ".join(f"{name} {cell}" for name, cell in by_variant.items())
         click.echo(f"{nbytes:>10} {algorithm}  {cells}")
+
+
+def run(command: list[str], tree: Path, seconds: float) -> str:
+    """How it ended: a variant that hangs costs its own time and no other's."""
+    environ = {**os.environ, "PYTHONPATH": str(tree)}
+    try:
+        result = subprocess.run(
+            command, cwd=tree, env=environ, stdout=subprocess.DEVNULL, timeout=seconds, check=False
+        )
+    except subprocess.TimeoutExpired:
+        return f"late after {seconds:g} s"
+    return f"exit {result.returncode}"
 
 
 def best(folder: Path, names: list[str]) -> Best:

@@ -169,7 +169,8 @@ class Communicator:
             return self._traced(x, out, op)
         # What a server calls all day takes two microseconds here, and no judgement beyond this.
         usual = (out is None or out is x) and op == "sum" and algorithm is None and tag >> 31 == 0
-        if usual and (native := self._native) is not None and self._usual(x):
+        native = self._native
+        if usual and native is not None and not native.leaves and self._usual(x):
             result = torch.empty_like(x) if out is None else x
             nbytes = x.nbytes
             native.all_reduce(x, result, native.plan(nbytes), tag)
@@ -368,7 +369,7 @@ class Communicator:
             raise CommunicatorClosed(message)
 
     def _usual(self, x: Any) -> bool:
-        """Whether `x` can be launched as it is, and default dispatch would."""
+        """Whether `x` can be launched as it is."""
         return (
             isinstance(x, torch.Tensor)
             and x.device == self.device
@@ -377,8 +378,6 @@ class Communicator:
             and _direct(x)
             and not (x.requires_grad and torch.is_grad_enabled())
             and not self.closed
-            and self._native is not None
-            and not self._native.leaves
         )
 
     def _run(self, x: torch.Tensor, out: torch.Tensor, algorithm: AlgorithmName, tag: int) -> None:

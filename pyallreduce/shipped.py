@@ -21,7 +21,8 @@ def _by_limit(one_shot_limit: int) -> Table:
 
 
 GPU: dict[int, Table] = {
-    # Measured on two H100s with these kernels: bench/results/sweep-h100-2.json.
+    # Measured on two H100s with these kernels: bench/results/sweep-h100-2.json, and
+    # sweep-h100-2-large.json from 8 MiB on.
     2: Table(
         (
             Entry(256 * _KIB, "one_shot"),

@@ -1,8 +1,9 @@
 // SPDX-FileCopyrightText: The pyallreduce authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Every load, store, fence and clock that crosses ranks, and the launch control. The only inline
-// PTX. Named after the PTX; the host's forms are C++ atomics of the same strength.
+// Every load, store, fence and clock that crosses ranks, those of a rank's own message, and the
+// launch control. The only inline PTX. Named after the PTX; the host's forms are C++ atomics of the
+// same strength.
 //
 // What orders what. Pushes, polls and re-arming are all relaxed: a hop by release and acquire costs
 // 1.6 us more on an H100. Arrival is therefore in the data itself (no word is the sentinel), and
