@@ -34,16 +34,12 @@ _CALLS, _REPLAYS = 200, 20
 _BOTH = ("one_shot.h", "two_shot.h")
 PATCHES: list[Patch] = [
     *((file, "  signatures.send(block, turn);\n", "") for file in _BOTH),
-    *((file, "  signatures.check(block, turn);\n", "") for file in _BOTH),
+    ("one_shot.h", "  signatures.check(block, turn);\n", ""),
+    ("two_shot.h", "    if (step == 0 || ends) signatures.check_lap(block, turn, lap);\n", ""),
     *((file, "  enter(block, turn);\n", "") for file in _BOTH),
     *((file, " | signatures.bits()", "") for file in _BOTH),
     *(
-        (
-            file,
-            "    // No output before every signature is checked.\n"
-            "    if (step == 0 && !block.all(turn.ok())) turn.join();\n",
-            "",
-        )
+        (file, "if (!block.all(turn.ok())) turn.join();", "if (step > 0) block.all(true);")
         for file in _BOTH
     ),
     # Every lane must have read the epoch before it advances.

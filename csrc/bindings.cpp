@@ -13,6 +13,7 @@
 #include "host/shared_memory.h"
 #include "host/watchdog.h"
 #include "layout.h"
+#include "portion.h"
 #include "rank.h"
 
 #if PYALLREDUCE_WITH_CUDA
@@ -49,6 +50,15 @@ void bind_layout(py::module_& m) {
       .def_readonly("two_shot_tile", &Layout::two_shot_tile)
       .def("one_shot_capacity", &one_shot_capacity, py::arg("blocks"))
       .def("two_shot_capacity", &two_shot_capacity, py::arg("blocks"))
+      .def(
+          "next_portion",
+          [](const Layout& layout, uint32_t algorithm, uint32_t blocks, uint32_t lanes,
+             uint64_t bytes) {
+            const Plan plan{static_cast<Algorithm>(algorithm), blocks, lanes};
+            const Portion portion = next_portion(layout, plan, bytes);
+            return py::make_tuple(portion.bytes, portion.laps, portion.tile);
+          },
+          py::arg("algorithm"), py::arg("blocks"), py::arg("lanes"), py::arg("bytes"))
       .def("regions", [](const Layout& layout) {
         py::list list;
         for (const Region& r : regions(layout)) {
@@ -134,7 +144,7 @@ void bind_rank(py::module_& m) {
       [](uint32_t shape) {
         const Shape s = decode_shape(shape);
         return py::make_tuple(static_cast<uint32_t>(s.dtype), static_cast<uint32_t>(s.algorithm),
-                              s.tail_bytes, s.grid, s.chunk);
+                              s.tail_bytes, s.grid, s.laps, s.chunk);
       },
       py::arg("shape"));
 

@@ -14,8 +14,7 @@ namespace pyallreduce {
 // Throws std::invalid_argument when `world` is not 2 to 8 or `slab_bytes` holds no mailbox.
 Layout make_layout(uint32_t world, uint64_t slab_bytes);
 
-// The largest message, in bytes, that one launch of `blocks` blocks carries; longer ones go in
-// chunks.
+// The largest message, in bytes, that goes through the mailboxes of `blocks` blocks at once.
 uint64_t one_shot_capacity(const Layout& layout, uint32_t blocks);
 uint64_t two_shot_capacity(const Layout& layout, uint32_t blocks);
 

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "layout.h"
+#include "portion.h"
 
 namespace pyallreduce {
 namespace {
@@ -54,10 +55,6 @@ uint32_t Rank::all_reduce(uint64_t in, uint64_t out, uint64_t elements, DataType
     return failed;
   }
   check(plan, world(), in, out);
-  const bool one_shot = plan.algorithm == Algorithm::kOneShot;
-  const uint64_t capacity = one_shot ? one_shot_capacity(base_.layout, plan.blocks)
-                                     : two_shot_capacity(base_.layout, plan.blocks);
-  const uint64_t owners = one_shot ? 1 : world();
   const uint64_t bytes = elements * bytes_of(dtype);
 
   Call call = base_;
@@ -65,16 +62,18 @@ uint32_t Rank::all_reduce(uint64_t in, uint64_t out, uint64_t elements, DataType
   call.vectors = static_cast<uint32_t>(divide_up(bytes, kVector)) & kTagMask;
   __atomic_fetch_add(&record_->launched, 1, __ATOMIC_RELAXED);  // read by watchdogs
   uint64_t offset = 0;
-  for (uint32_t chunk = 0; chunk == 0 || offset < bytes; ++chunk, offset += capacity) {
-    const uint64_t length = bytes - offset < capacity ? bytes - offset : capacity;
+  for (uint32_t chunk = 0; chunk == 0 || offset < bytes; ++chunk) {
+    const Portion portion = next_portion(base_.layout, plan, bytes - offset);
     call.in = reinterpret_cast<const void*>(in + offset);
     call.out = reinterpret_cast<void*>(out + offset);
-    call.elements = static_cast<uint32_t>(length / bytes_of(dtype));
-    call.tile = static_cast<uint32_t>(
-        divide_up(divide_up(divide_up(length, kVector), owners), plan.blocks));
-    call.shape = encode_shape(
-        Shape{dtype, plan.algorithm, static_cast<uint32_t>(bytes % kVector), plan.blocks, chunk});
+    call.elements = static_cast<uint32_t>(portion.bytes / bytes_of(dtype));
+    call.tile = portion.tile;
+    call.stride = portion.tile * plan.blocks;
+    call.laps = portion.laps;
+    call.shape = encode_shape(Shape{dtype, plan.algorithm, static_cast<uint32_t>(bytes % kVector),
+                                    plan.blocks, portion.laps, chunk});
     launch(call, dtype, plan, stream);
+    offset += portion.bytes;
   }
   return state();
 }

@@ -48,11 +48,12 @@ def signature_text(words: tuple[int, int, int, int]) -> str:
     epoch, vectors, shape, tag = words
     if shape & _REFUSED:
         return f"refused ({_refusal(tag)})"
-    dtype, algorithm, tail, grid, chunk = _native.load().decode_shape(shape)
+    dtype, algorithm, tail, grid, laps, chunk = _native.load().decode_shape(shape)
     nbytes = vectors * 16 - (16 - tail if tail else 0)
     return (
         f"call {epoch}: {nbytes} bytes of {_DTYPES.get(dtype, dtype)}, sum, "
-        f"{ALGORITHM_NAMES.get(algorithm, algorithm)}, {grid} blocks, chunk {chunk}, tag {tag}"
+        f"{ALGORITHM_NAMES.get(algorithm, algorithm)}, {grid} blocks, {laps} laps, chunk {chunk}, "
+        f"tag {tag}"
     )
 
 

@@ -217,7 +217,8 @@ class NativePath:
         logger.info("rank %d: generation %d", self._exchange.rank, self._generation)
 
     def capacity(self, algorithm: AlgorithmName) -> int:
-        """The largest message, in bytes, that one launch carries; longer ones go in chunks."""
+        """The largest message, in bytes, that goes through the mailboxes at once; longer ones go in
+        laps or chunks."""
         blocks = plan_for(1 << 40, self.limits, algorithm).blocks
         if algorithm == "one_shot":
             return self.layout.one_shot_capacity(blocks)

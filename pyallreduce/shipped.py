@@ -21,16 +21,16 @@ def _by_limit(one_shot_limit: int) -> Table:
 
 
 GPU: dict[int, Table] = {
-    # Measured on two H100s with these kernels: bench/results/sweep-h100-2.json, and
-    # sweep-h100-2-large.json from 8 MiB on.
+    # Measured with these kernels: up to 256 KiB on two H100s, bench/results/sweep-h100-2.json; above
+    # on two H200s, sweep-h200-2-laps.json and race-park-h200-2.txt.
     2: Table(
         (
             Entry(256 * _KIB, "one_shot"),
-            Entry(512 * _KIB, "one_shot", lanes=512),
-            Entry(1 * _MIB, "one_shot", lanes=256),
-            Entry(2 * _MIB, "one_shot", blocks=96, lanes=480),
+            Entry(512 * _KIB, "one_shot", lanes=256),
+            Entry(1 * _MIB, "one_shot", lanes=512),
+            Entry(2 * _MIB, "two_shot"),
             Entry(4 * _MIB, "one_shot"),
-            Entry(MAX_BYTES, "two_shot", lanes=480),
+            Entry(MAX_BYTES, "two_shot", lanes=512),
         )
     ),
     # With a prototype of the same algorithms on four H100s, not with these kernels.

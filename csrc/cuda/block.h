@@ -36,7 +36,8 @@ struct Block {
   __device__ __forceinline__ void leader(Use use) const {
     if (threadIdx.x == 0) use();
   }
-  // Whether all lanes say yes; a barrier of the block.
+  __device__ __forceinline__ void barrier() const { __syncthreads(); }
+  // Whether all lanes say yes; a barrier as well.
   __device__ __forceinline__ bool all(bool ok) const { return __syncthreads_and(ok) != 0; }
 };
 

@@ -19,7 +19,9 @@ struct Call {
   Layout layout;
   uint32_t rank;
   uint32_t elements;  // of this launch
-  uint32_t tile;      // vectors a block (and, in two-shot, an owner)
+  uint32_t tile;      // vectors a block (and, in two-shot, an owner), in each lap
+  uint32_t stride;    // and all blocks together
+  uint32_t laps;      // how often a block goes through its mailboxes
   uint32_t shape;     // third word of the signature
   uint32_t vectors;   // second: of the whole message
   uint32_t tag;       // fourth: the caller's, below 2^31
@@ -30,27 +32,34 @@ struct Call {
 // A signature is one vector {epoch, vectors, shape, tag}, sent like data: no word of it is the
 // sentinel.
 //   shape = dtype:3 | operation:2 | algorithm:2 | refused:1 | bytes of the last vector:4 | grid:8 |
-//   chunk:12
+//   laps:6 | chunk:6
 struct Shape {
   DataType dtype;
   Algorithm algorithm;
   uint32_t tail_bytes;
   uint32_t grid;
+  uint32_t laps;
   uint32_t chunk;
 };
 
 constexpr uint32_t kRefusedShape = 1u << 7;
 constexpr uint32_t kEpochMask = 0x7fffffffu;
+constexpr uint32_t kMaxLaps = 63;
 
 PYALLREDUCE_BOTH_FN uint32_t encode_shape(const Shape& s) {
   constexpr uint32_t sum = 0;
   return static_cast<uint32_t>(s.dtype) | sum << 3 | static_cast<uint32_t>(s.algorithm) << 5 |
-         s.tail_bytes << 8 | (s.grid & 0xffu) << 12 | (s.chunk & 0xfffu) << 20;
+         s.tail_bytes << 8 | (s.grid & 0xffu) << 12 | (s.laps & 0x3fu) << 20 |
+         (s.chunk & 0x3fu) << 26;
 }
 
 PYALLREDUCE_BOTH_FN Shape decode_shape(uint32_t shape) {
-  return Shape{static_cast<DataType>(shape & 7u), static_cast<Algorithm>(shape >> 5 & 3u),
-               shape >> 8 & 15u, shape >> 12 & 0xffu, shape >> 20};
+  return Shape{static_cast<DataType>(shape & 7u),
+               static_cast<Algorithm>(shape >> 5 & 3u),
+               shape >> 8 & 15u,
+               shape >> 12 & 0xffu,
+               shape >> 20 & 0x3fu,
+               shape >> 26};
 }
 
 PYALLREDUCE_FN Words signature_of(const Call& call, uint32_t epoch) {

@@ -36,12 +36,12 @@ struct Mailboxes {
     pin();
   }
 
-  // The i-th vector to a rank, or from a peer.
-  PYALLREDUCE_FN Words* to(uint32_t hop, uint32_t i) const {
-    return theirs[hop - 1] + Slab::spread(i);
+  // The i-th vector to a rank, or from a peer, in the mailboxes that are `further` vectors on.
+  PYALLREDUCE_FN Words* to(uint32_t hop, uint32_t i, uint32_t further = 0) const {
+    return theirs[hop - 1] + (further + Slab::spread(i));
   }
-  PYALLREDUCE_FN Words* from(uint32_t peer, uint32_t i) const {
-    return mine + (peer * sender + Slab::spread(i));
+  PYALLREDUCE_FN Words* from(uint32_t peer, uint32_t i, uint32_t further = 0) const {
+    return mine + (further + peer * sender + Slab::spread(i));
   }
 
   PYALLREDUCE_FN Mailboxes further(uint32_t vectors) const {

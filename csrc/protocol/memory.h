@@ -45,6 +45,9 @@ PYALLREDUCE_FN Words ld_acquire_sys(const Words* from) {
   asm volatile("fence.acq_rel.sys;" ::: "memory");
   return v;
 }
+// Between what this block's barrier has ordered and a relaxed store: a release. Between a relaxed
+// load and that barrier: an acquire.
+PYALLREDUCE_FN void fence_sys() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 PYALLREDUCE_FN void st_relaxed_sys(Words* to, const Words& v) {
   asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(v.w[0]),
                "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3])
@@ -127,6 +130,7 @@ inline Words ld_acquire_sys(const Words* from) {
   for (int i = 0; i < 4; ++i) v.w[i] = __atomic_load_n(&from->w[i], __ATOMIC_ACQUIRE);
   return v;
 }
+inline void fence_sys() { __atomic_thread_fence(__ATOMIC_ACQ_REL); }
 inline void st_relaxed_sys(Words* to, const Words& v) {
   for (int i = 0; i < 4; ++i) __atomic_store_n(&to->w[i], v.w[i], __ATOMIC_RELAXED);
 }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The pyallreduce authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// What a block has of a message, the order in which its lanes go through it, and its two ends.
+// What a block has of a message, and the order in which its lanes go through it.
 #pragma once
 
 #include "protocol/call.h"
@@ -35,6 +35,22 @@ struct Share {
       const uint32_t i = step * block.lanes + lane;
       if (i < count) use(lane, i);
     });
+  }
+};
+
+// A step of a block's way through a message of several laps, in each of which it has `tile`
+// vectors.
+struct Step {
+  uint32_t lap = 0;
+  uint32_t done = 0;  // vectors of the lap
+
+  PYALLREDUCE_FN bool last(const Call& call, uint32_t lanes) const {
+    return done + lanes >= call.tile;
+  }
+  PYALLREDUCE_FN void advance(const Call& call, uint32_t lanes) {
+    const bool over = last(call, lanes);
+    done = over ? 0 : done + lanes;
+    lap += over ? 1 : 0;
   }
 };
 

@@ -26,24 +26,44 @@ class Signatures {
     });
   }
 
-  PYALLREDUCE_FN void send(const Block& block, const Turn& turn) const {
+  PYALLREDUCE_FN void send(const Block& block, const Turn& turn, uint32_t lap = 0) const {
     block.signer([&](uint32_t lane) {
       if (!has_peer(turn.call, lane) || !turn.ok()) return;
-      st_relaxed_sys(to_[lane] + turn.slot * kSignatureSlot, signature_of(turn.call, turn.epoch));
+      st_relaxed_sys(to_[lane] + place(turn, lap), signature_of(turn.call, turn.epoch + lap));
     });
   }
 
-  PYALLREDUCE_FN void check(const Block& block, Turn& turn) const {
+  PYALLREDUCE_FN void check(const Block& block, Turn& turn, uint32_t lap = 0) const {
     block.signer([&](uint32_t lane) {
-      if (has_peer(turn.call, lane)) compare(turn, lane);
+      if (has_peer(turn.call, lane)) compare(turn, lane, lap);
     });
+  }
+
+  // Behind a barrier of the block that all its lanes reach when they have re-armed what they read
+  // in the lap before. Happens-before: that re-arming precedes, by the barrier and this fence, the
+  // signature, and so whatever a peer does behind check_lap().
+  PYALLREDUCE_FN void send_lap(const Block& block, const Turn& turn, uint32_t lap) const {
+    block.signer([&](uint32_t) { fence_sys(); });
+    send(block, turn, lap);
+  }
+
+  // Before a barrier of the block. Happens-before: what the peers re-armed before they sent this
+  // lap's signature precedes, by the signature, this fence and the barrier, this block's pushes of
+  // the next lap. Where there is none, the end of the grid serves.
+  PYALLREDUCE_FN void check_lap(const Block& block, Turn& turn, uint32_t lap) const {
+    check(block, turn, lap);
+    if (turn.call.laps > 1) block.signer([&](uint32_t) { fence_sys(); });
   }
 
   PYALLREDUCE_FN uint64_t bits() const { return to_.bits() | from_.bits(); }
 
  private:
-  PYALLREDUCE_FN void compare(Turn& turn, uint32_t lane) const {
-    Words* mailbox = from_[lane] + turn.slot * kSignatureSlot;
+  PYALLREDUCE_FN static uint32_t place(const Turn& turn, uint32_t lap) {
+    return (turn.slot + lap) % kSlots * kSignatureSlot;
+  }
+
+  PYALLREDUCE_FN void compare(Turn& turn, uint32_t lane, uint32_t lap) const {
+    Words* mailbox = from_[lane] + place(turn, lap);
     Words theirs = ld_relaxed_sys(mailbox);
     const auto arrived = [&] {
       if (!pending(theirs)) return true;
@@ -52,7 +72,7 @@ class Signatures {
     };
     if (!turn.wait(lane, Phase::kSignature, arrived)) return;
     st_relaxed_sys(mailbox, armed());
-    const Words ours = signature_of(turn.call, turn.epoch);
+    const Words ours = signature_of(turn.call, turn.epoch + lap);
     bool same = true;
     for (int i = 0; i < 4; ++i) same = same && ours.w[i] == theirs.w[i];
     if (same) return;
@@ -92,7 +112,7 @@ template <typename Block>
 PYALLREDUCE_FN void leave(const Block& block, Turn& turn) {
   if (__builtin_expect(turn.failed, 0)) turn.report(Words{});
   block.leader([&] {
-    st_relaxed_sys(&turn.state->epoch, turn.epoch + 1);
+    st_relaxed_sys(&turn.state->epoch, turn.epoch + turn.call.laps);
     st_relaxed_sys(&turn.state->owner, 0);
   });
 }

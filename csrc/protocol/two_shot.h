@@ -4,6 +4,10 @@
 // Two-shot push: rank r owns the r-th part of the message. Everybody sends each part to its owner
 // (reduce-scatter), the owner sums it and sends the result to everybody (all-gather). Two hops,
 // 2(N-1)/N of the message on the wire.
+//
+// A block goes through its mailboxes in laps, each a call of its own to the mailboxes: with a slot,
+// an epoch and signatures. Laps overlap: shards of the next one are on the wire while this one's
+// results are awaited. docs/design.md says why no mailbox is overwritten.
 #pragma once
 
 #include "protocol/mailboxes.h"
@@ -12,135 +16,177 @@
 
 namespace pyallreduce {
 
+// Steps by which shards run ahead of the sums, and the sums of the gathers.
+constexpr uint32_t kLead = 1;
+constexpr uint32_t kLag = 1;
+// The fewest steps of a lap that another follows. A lap's signature leaves behind step kLag, and is
+// waited for before the next lap's first shard is sent, kLead steps before the lap's end. With
+// fewer, the ranks would wait for each other.
+constexpr uint32_t kLeastSteps = kLag + kLead + 2;
+// Warps that poll hold up the stores of others. Where a block has more than these, a barrier parks
+// them until all have pushed and the peers' signatures are here: data are not far behind.
+constexpr uint32_t kFewLanes = 128;
+
 template <typename T, int kWorld, typename Block>
 PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
-  // Steps by which shards run ahead of the sums, and the sums of the gathers.
-  constexpr uint32_t kAhead = 4;
   // All shards of a step are read before the first is sent, as far as the registers go.
   constexpr bool kTogether = kWorld <= 4;
   const uint32_t rank = call.rank;
   const uint32_t vectors = vectors_of<T>(call.elements);
   const uint32_t part = (vectors + kWorld - 1) / kWorld;
-  const Share share(call.tile, block.index, part);
-  const Message<T> message(call, share.first);
-  // This block's i-th vector of the part that `owner` owns; the last parts may be short.
-  const auto vector = [&](uint32_t owner, uint32_t i) { return owner * part + i; };
-  const auto exists = [&](uint32_t owner, uint32_t i) {
-    return vector(owner, i) + share.first < vectors;
-  };
-  const auto own = [&](uint32_t owner, uint32_t i) {
-    return exists(owner, i) ? message.load(vector(owner, i)) : Words{};
-  };
-  struct Shards {
-    Words hop[kWorld - 1];  // for the owners rank+1, rank+2, ...
-  };
-  const auto read = [&](uint32_t i) {
-    Shards shards;
-#pragma unroll
-    for (uint32_t hop = 1; hop < kWorld; ++hop) {
-      shards.hop[hop - 1] = own((rank + hop) % kWorld, i);
-    }
-    return shards;
-  };
+  const uint32_t start = block.index * call.tile;
+  const Message<T> message(call, start);
   Turn turn(call, block.index);
   const Signatures<kWorld, Block> signatures(block, call);
   const auto place = [&](const Slab& slab, uint32_t sender) {
     return slab.two_shot(turn.block, sender);
   };
-  Mailboxes<kWorld> boxes(call, call.layout.two_shot_tile, place);
+  const Mailboxes<kWorld> boxes(call, call.layout.two_shot_tile, place);
 
-  // Happens-before: all writes of this stream's earlier grids, re-arming among them, precede our
-  // pushes.
-  grid_dependency_wait(turn.bits() | signatures.bits() | boxes.bits() | message.bits() |
-                       share.count);
-  typename Block::template PerLane<Shards> first;
-  if constexpr (kTogether) {
-    // Before the epoch is read, so that all these loads are in flight together.
-    share.each(block, 0, [&](uint32_t lane, uint32_t i) { first[lane] = read(i); });
-  }
-  turn.begin();
-  const Mailboxes<kWorld> shards_of = boxes.further(turn.slot * kShots * boxes.shot);
-  const Mailboxes<kWorld> results_of = shards_of.further(boxes.shot);
-
-  const auto send = [&](uint32_t i, uint32_t hop, const Words& shard) {
-    // After an abort nothing is published.
-    if (!turn.ok() || !exists((rank + hop) % kWorld, i)) return;
-    st_relaxed_sys(shards_of.to(hop, i), canonical(shard));
+  // A lane's vector in a step: the i-th of the block's mailbox, the `at`-th behind `start` of each
+  // part, and how far the lap's mailboxes are.
+  struct Place {
+    uint32_t i, at, further;
   };
-  const auto send_all = [&](uint32_t i, const Shards& shards) {
+  const auto each = [&](const Step& step, auto use) {
+    block.data([&](uint32_t lane) {
+      const uint32_t i = step.done + lane;
+      const uint32_t at = step.lap * call.stride + i;
+      const uint32_t further = (turn.slot + step.lap) % kSlots * kShots * boxes.shot;
+      if (i < call.tile && start + at < part) use(lane, Place{i, at, further});
+    });
+  };
+  const auto shard_to = [&](uint32_t hop, const Place& p) { return boxes.to(hop, p.i, p.further); };
+  const auto shard_from = [&](uint32_t peer, const Place& p) {
+    return boxes.from(peer, p.i, p.further);
+  };
+  const auto result_to = [&](uint32_t hop, const Place& p) {
+    return boxes.to(hop, p.i, p.further + boxes.shot);
+  };
+  const auto result_from = [&](uint32_t peer, const Place& p) {
+    return boxes.from(peer, p.i, p.further + boxes.shot);
+  };
+  // The last parts may be short.
+  const auto exists = [&](uint32_t owner, const Place& p) {
+    return owner * part + start + p.at < vectors;
+  };
+  const auto own = [&](uint32_t owner, const Place& p) {
+    return exists(owner, p) ? message.load(owner * part + p.at) : Words{};
+  };
+  struct Shards {
+    Words hop[kWorld - 1];  // for the owners rank+1, rank+2, ...
+  };
+  const auto read = [&](const Place& p) {
+    Shards shards;
 #pragma unroll
-    for (uint32_t hop = 1; hop < kWorld; ++hop) send(i, hop, shards.hop[hop - 1]);
+    for (uint32_t hop = 1; hop < kWorld; ++hop) {
+      shards.hop[hop - 1] = own((rank + hop) % kWorld, p);
+    }
+    return shards;
   };
-  const auto scatter = [&](uint32_t i) {
+  const auto send = [&](const Place& p, uint32_t hop, const Words& shard) {
+    // After an abort nothing is published.
+    if (!turn.ok() || !exists((rank + hop) % kWorld, p)) return;
+    st_relaxed_sys(shard_to(hop, p), canonical(shard));
+  };
+  const auto send_all = [&](const Place& p, const Shards& shards) {
+#pragma unroll
+    for (uint32_t hop = 1; hop < kWorld; ++hop) send(p, hop, shards.hop[hop - 1]);
+  };
+  const auto scatter = [&](const Place& p) {
     if constexpr (kTogether) {
-      send_all(i, read(i));
+      send_all(p, read(p));
     } else {
 #pragma unroll
-      for (uint32_t hop = 1; hop < kWorld; ++hop) send(i, hop, own((rank + hop) % kWorld, i));
+      for (uint32_t hop = 1; hop < kWorld; ++hop) send(p, hop, own((rank + hop) % kWorld, p));
     }
   };
-  const auto sum = [&](uint32_t i) {
+  const auto sum = [&](const Place& p) {
     Words others[kWorld - 1];
-    const Words mine = own(rank, i);
-    const auto box = [&](uint32_t peer) { return shards_of.from(peer, i); };
+    const Words mine = own(rank, p);
+    const auto box = [&](uint32_t peer) { return shard_from(peer, p); };
     if (!collect(turn, Phase::kShards, others, box)) return poison();
     const Words result = sum_of<T, kWorld>(canonical(mine), others, rank);
 #pragma unroll
     for (uint32_t hop = 1; hop < kWorld; ++hop) {
-      st_relaxed_sys(results_of.to(hop, i), result);
+      st_relaxed_sys(result_to(hop, p), result);
     }
     return result;
   };
   // The owner stores the value that it sent: all ranks hold the same bits.
-  const auto finish = [&](uint32_t i, const Words& result) {
-    message.store(vector(rank, i), turn.ok() ? result : poison());
+  const auto finish = [&](const Place& p, const Words& result) {
+    message.store(rank * part + p.at, turn.ok() ? result : poison());
 #pragma unroll
     for (uint32_t peer = 0; peer < kWorld - 1; ++peer) {
-      st_relaxed_sys(shards_of.from(peer, i), armed());
+      st_relaxed_sys(shard_from(peer, p), armed());
     }
   };
-  const auto gather = [&](uint32_t i) {
+  const auto gather = [&](const Place& p) {
     Words results[kWorld - 1]{};
     uint32_t owners = 0;  // bit p: peer p owns such a vector
 #pragma unroll
     for (uint32_t peer = 0; peer < kWorld - 1; ++peer) {
-      owners |= (exists(rank_of(peer, rank), i) ? 1u : 0u) << peer;
+      owners |= (exists(rank_of(peer, rank), p) ? 1u : 0u) << peer;
     }
-    const auto box = [&](uint32_t peer) { return results_of.from(peer, i); };
+    const auto box = [&](uint32_t peer) { return result_from(peer, p); };
     const bool arrived = collect(turn, Phase::kResults, results, box, owners);
 #pragma unroll
     for (uint32_t peer = 0; peer < kWorld - 1; ++peer) {
       if ((owners >> peer & 1u) == 0) continue;
       const Words result = arrived ? results[peer] : poison();
-      message.store(vector(rank_of(peer, rank), i), result);
+      message.store(rank_of(peer, rank) * part + p.at, result);
       st_relaxed_sys(box(peer), armed());
     }
   };
 
+  // Happens-before: all writes of this stream's earlier grids, re-arming among them, precede our
+  // pushes.
+  grid_dependency_wait(turn.bits() | signatures.bits() | boxes.bits() | message.bits() | part);
+  Step scattered, summed, gathered;
+  typename Block::template PerLane<Shards> first;
+  if constexpr (kTogether) {
+    // Before the epoch is read, so that all these loads are in flight together.
+    each(scattered, [&](uint32_t lane, const Place& p) { first[lane] = read(p); });
+  }
+  turn.begin();
   signatures.send(block, turn);
   if constexpr (kTogether) {
-    share.each(block, 0, [&](uint32_t lane, uint32_t i) { send_all(i, first[lane]); });
+    each(scattered, [&](uint32_t lane, const Place& p) { send_all(p, first[lane]); });
+    scattered.advance(call, block.lanes);
   }
-  for (uint32_t step = kTogether ? 1 : 0; step < kAhead; ++step) {
-    share.each(block, step, [&](uint32_t, uint32_t i) { scatter(i); });
-  }
+  const auto scatter_step = [&] {
+    each(scattered, [&](uint32_t, const Place& p) { scatter(p); });
+    scattered.advance(call, block.lanes);
+  };
+#pragma unroll 1
+  for (uint32_t step = kTogether ? 1 : 0; step < kLead; ++step) scatter_step();
   // Not before: the next grid's start would hold up our pushes.
   launch_dependents();
   enter(block, turn);
-  signatures.check(block, turn);
+
+  uint32_t lag = 0;  // no longer than the lap
+  while (lag < kLag && (lag + 1) * block.lanes < call.tile) ++lag;
   typename Block::template PerLane<Words> kept;
-  for (uint32_t step = 0; step < kAhead || share.has(step - kAhead, block.lanes); ++step) {
-    share.each(block, step + kAhead, [&](uint32_t, uint32_t i) { scatter(i); });
-    share.each(block, step, [&](uint32_t lane, uint32_t i) {
-      if (exists(rank, i)) kept[lane] = sum(i);
+#pragma unroll 1
+  for (uint32_t step = 0; gathered.lap < call.laps; ++step) {
+    const uint32_t lap = step == 0 ? 0 : scattered.lap;
+    const bool ends = 0 < lap && lap < call.laps && scattered.last(call, block.lanes);
+    if (step == 0 || ends) signatures.check_lap(block, turn, lap);
+    scatter_step();
+    if (block.lanes > kFewLanes) block.barrier();
+    each(summed, [&](uint32_t lane, const Place& p) {
+      if (exists(rank, p)) kept[lane] = sum(p);
     });
-    // No output before every signature is checked.
-    if (step == 0 && !block.all(turn.ok())) turn.join();
-    share.each(block, step, [&](uint32_t lane, uint32_t i) {
-      if (exists(rank, i)) finish(i, kept[lane]);
+    // No output before the call's signatures are checked.
+    if (!block.all(turn.ok())) turn.join();
+    if (0 < gathered.lap && gathered.done == 0) signatures.send_lap(block, turn, gathered.lap);
+    each(summed, [&](uint32_t lane, const Place& p) {
+      if (exists(rank, p)) finish(p, kept[lane]);
     });
-    if (step < kAhead) continue;
-    share.each(block, step - kAhead, [&](uint32_t, uint32_t i) { gather(i); });
+    summed.advance(call, block.lanes);
+    if (step < lag) continue;
+    each(gathered, [&](uint32_t, const Place& p) { gather(p); });
+    gathered.advance(call, block.lanes);
   }
   leave(block, turn);
 }

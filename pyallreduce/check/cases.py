@@ -48,7 +48,7 @@ class Case:
 
 def ladder(itemsize: int, capacity: int, quick: bool) -> list[int]:
     """Message sizes in elements: none, odd tails, powers of two and their neighbours, and more than
-    the `capacity` bytes that one launch carries."""
+    the `capacity` bytes that go through the mailboxes at once."""
     tails = [0, 1, 2, 3, 7, 9, 31, 127]
     edges = [1 * _KIB, 8 * _KIB, 64 * _KIB]
     if not quick:

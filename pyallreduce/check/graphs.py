@@ -37,7 +37,7 @@ def replays(
     ranks.
 
     Args:
-        capacity: bytes of one launch; one graph holds a message in chunks.
+        capacity: bytes that go through the mailboxes at once; one graph holds a message of more.
         rounds: how often each graph is replayed.
     """
     sizes = (1021, 65_536 // itemsize, capacity // itemsize + 3)

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from pyallreduce.failure import Stop, stop_of
+from pyallreduce.policy import plan_for
 from pyallreduce.reference import rank_order_sum
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -61,6 +62,19 @@ def test_messages_of_many_chunks(make: Make, algorithm: str) -> None:
     outs = [torch.empty_like(x) for x in inputs]
     group.all_reduce(inputs, outs, algorithm)
     assert all(torch.equal(o, rank_order_sum(inputs)) for o in outs)
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_messages_of_many_laps(make: Make, world: int) -> None:
+    group = make(world, slab_bytes=128 << 20, blocks=8)
+    plan = plan_for(1 << 30, group.limits, "two_shot")
+    lap = group.layout.two_shot_capacity(plan.blocks)
+    assert group.layout.next_portion(plan.algorithm, plan.blocks, plan.lanes, 5 * lap)[1] == 5
+    for elements in (lap // 2 + 1, lap + 3, 5 * lap // 2, 7):  # 2, 3, 5 laps, and a call behind
+        inputs = random_inputs(world, elements, torch.bfloat16, 1)
+        outs = [torch.empty_like(x) for x in inputs]
+        group.all_reduce(inputs, outs, "two_shot")
+        assert all(torch.equal(o, rank_order_sum(inputs)) for o in outs), elements
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

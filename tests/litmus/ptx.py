@@ -37,8 +37,8 @@ class Boundary(enum.Enum):
     NOTHING = 0  # the axioms alone
     LOCAL = 1  # the earlier grid causes the later one: what CUDA promises within a device
     # The stated assumption: the earlier grid's writes are performed at system scope as well, before
-    # the later one goes on. An observation between two boundaries then carries causality, as if by
-    # a release and an acquire at system scope.
+    # the later one goes on. What is written behind a boundary then carries causality, as if by a
+    # release at system scope, to whoever acquires it or has observed it before a boundary.
     PERFORMED = 2
 
 
@@ -61,6 +61,10 @@ class Thread:
     def fence(self, sem: Sem, scope: Scope = "sys") -> Event:
         return self._add("F", "", None, sem, scope)
 
+    def arrive(self) -> Event:
+        """At a barrier: see `Litmus.barrier`."""
+        return self._add("B", "", None, "relaxed", "cta")
+
     def exchange(self, place: str, value: int, sem: Sem, scope: Scope) -> Event:
         """Returns its read; its write follows in program order."""
         read = self._add("R", place, None, sem, scope)
@@ -75,7 +79,7 @@ class Thread:
 
 @dataclass(eq=False)
 class Event:
-    """R, W or F, by a thread; a location's initial value is a write of no thread."""
+    """R, W, F or B (a barrier), by a thread; a location's initial value is a write of no thread."""
 
     thread: Thread | None
     kind: str
@@ -106,6 +110,7 @@ class Litmus:
     threads: list[Thread] = field(default_factory=list)
     atoms: list[tuple[Event, Event]] = field(default_factory=list)
     depends: list[tuple[Event, Event]] = field(default_factory=list)
+    meetings: list[tuple[Event, Event]] = field(default_factory=list)
     _named: dict[str, Event] = field(default_factory=dict)
 
     def thread(self, device: int = 0, cta: int | None = None, grid: int = 0) -> Thread:
@@ -116,6 +121,11 @@ class Litmus:
 
     def host(self) -> Thread:
         return self.thread(HOST)
+
+    def barrier(self, *threads: Thread) -> None:
+        """These threads of a CTA meet: what each did before causes what the others do behind."""
+        assert len({(t.device, t.cta, t.grid) for t in threads}) == 1
+        self.meetings += permutations([t.arrive() for t in threads], 2)
 
     def name(self, **reads: Event) -> Litmus:
         """Itself, with names for `may_read`."""
@@ -213,6 +223,8 @@ class Execution:
                 add(causes)
             if self._litmus.boundary is not Boundary.NOTHING and _stream_order(a, b):
                 add(causes)
+        for pair in self._litmus.meetings:
+            add(bc[pair])
         for (first, write), (read, last) in product(self._releases(), self._acquires()):
             if (write, read) in self._observes and _morally_strong(first, last):
                 add(z3.Implies(self._observes[write, read], bc[first, last]))
@@ -228,10 +240,13 @@ class Execution:
     def _performed(self) -> None:
         """Behind a boundary all that was before it is performed; see `Boundary`."""
         for (w, r), observed in self._observes.items():
-            for before, after in product(self._events, self._events):
-                ordered = _stream_order(before, w) and _stream_order(r, after)
-                if ordered and before is not after:
-                    self.solver.add(z3.Implies(observed, self._causes[before, after]))
+            firsts = [e for e in self._events if _stream_order(e, w)]
+            lasts = [e for e in self._events if _stream_order(r, e)]
+            if w.thread is not None:
+                lasts += [e for x, e in self._acquires() if x is r and e.includes(w.thread)]
+            for first, last in product(firsts, lasts):
+                if first is not last:
+                    self.solver.add(z3.Implies(observed, self._causes[first, last]))
 
     def _releases(self) -> Iterator[tuple[Event, Event]]:
         """Release patterns, as (the first operation, the write that is observed)."""

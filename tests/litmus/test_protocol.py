@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import z3
 
-from tests.litmus.memory_header import HEADER, Memory
+from tests.litmus.memory_header import HEADER, Memory, lap_steps
 from tests.litmus.ptx import Boundary, Litmus, Scope
 
 P, Q = 0, 1
@@ -118,8 +118,8 @@ def test_the_axioms_alone_allow_the_overwrite(boundary: Boundary) -> None:
 
 
 def test_the_assumption_is_needed_at_both_ends() -> None:
-    """A push in the very grid that heard the signature has no boundary behind it: this is why a
-    slot is used once in a launch, and chunks are launches."""
+    """A push in the very grid that heard the signature has no boundary behind it: this is why the
+    laps of a launch have fences, and chunks are launches."""
     assert lost(*rearm_and_next_push(Boundary.PERFORMED, same_grid=True))
 
 
@@ -158,6 +158,83 @@ def test_the_next_grid_reads_the_advanced_epoch(boundary: Boundary, stale: bool)
     run(litmus.thread(P, grid=1), "st_relaxed_sys", "epoch", 1)
     seen = litmus.name(epoch=run(litmus.thread(P, grid=2), "ld_relaxed_sys", "epoch"))
     assert seen.may_read(epoch=0) is stale
+
+
+# ---- laps ----------------------------------------------------------------------------------------
+
+SENDS, CHECKS = lap_steps("send"), lap_steps("check")
+
+
+def lap_and_next_push(
+    sends: tuple[str, ...],
+    checks: tuple[str, ...],
+    *,
+    p_meets: bool = True,
+    q_meets: bool = True,
+    rearmed_before: bool = False,
+) -> tuple[Litmus, Any]:
+    """A lane of p reads and re-arms in lap 1, p's signer sends the signature of lap 2; q's signer
+    reads it, and a lane of q pushes lap 3. `rearmed_before`: lap 1 was a call of its own, so that
+    p's boundary stands in the place of its barrier."""
+    litmus = Litmus(ASSUMED)
+    p = litmus.thread(P, cta=0, grid=1)
+    p_signer = litmus.thread(P, cta=0, grid=2 if rearmed_before else 1)
+    q, q_signer = litmus.thread(Q, cta=0, grid=2), litmus.thread(Q, cta=0, grid=2)
+    run(q, "st_relaxed_sys", "box", 1)
+    read = run(p, "ld_relaxed_sys", "box")
+    armed = run(p, "st_relaxed_sys", "box", 0)
+    if p_meets and not rearmed_before:
+        litmus.barrier(p, p_signer)
+    for step in sends:
+        run(p_signer, *(("st_relaxed_sys", "signature", 2) if step == "send" else (step,)))
+    heard: Any = None
+    for step in checks:
+        if step == "check":
+            heard = run(q_signer, "ld_relaxed_sys", "signature")
+        else:
+            run(q_signer, step)
+    if q_meets:
+        litmus.barrier(q, q_signer)
+    pushed = run(q, "st_relaxed_sys", "box", 3)
+    litmus.depends.append((heard, pushed))
+    return litmus, (read, armed, heard, pushed)
+
+
+def test_rearming_is_before_the_push_of_a_later_lap() -> None:
+    """Within a launch, by fences and barriers: no boundary lies between, nothing is assumed."""
+    case = lap_and_next_push(SENDS, CHECKS)
+    assert not lost(*case)
+    assert not early(*case)
+    litmus, (read, _, heard, pushed) = case
+    assert litmus.allows(lambda x: z3.And(x.reads(read, 1), x.reads(heard, 2), x.last(pushed)))
+
+
+@pytest.mark.parametrize(
+    ("sends", "checks", "p_meets", "q_meets"),
+    [
+        (("send",), CHECKS, True, True),
+        (("send", "fence_sys"), CHECKS, True, True),
+        (SENDS, ("check",), True, True),
+        (SENDS, ("fence_sys", "check"), True, True),
+        (SENDS, CHECKS, False, True),
+        (SENDS, CHECKS, True, False),
+    ],
+)
+def test_a_lap_needs_both_fences_and_both_barriers(
+    sends: tuple[str, ...], checks: tuple[str, ...], p_meets: bool, q_meets: bool
+) -> None:
+    assert lost(*lap_and_next_push(sends, checks, p_meets=p_meets, q_meets=q_meets))
+
+
+@pytest.mark.parametrize(("checks", "safe"), [(CHECKS, True), (("check",), False)])
+def test_the_first_signature_needs_the_fence_of_its_reader(
+    checks: tuple[str, ...], safe: bool
+) -> None:
+    """Lap 1 of a launch takes the slot of the call before: p has its boundary, so that its first
+    signature needs no fence, but q pushes in the very grid that reads it."""
+    case = lap_and_next_push(("send",), checks, rearmed_before=True)
+    assert lost(*case) is not safe
+    assert early(*case) is not safe
 
 
 # ---- failures ------------------------------------------------------------------------------------
@@ -255,6 +332,7 @@ def test_every_function_of_the_header_is_understood() -> None:
     names = {
         "ld_relaxed_sys",
         "ld_acquire_sys",
+        "fence_sys",
         "st_relaxed_sys",
         "st_release_sys",
         "atom_exch_relaxed_gpu",

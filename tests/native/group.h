@@ -12,6 +12,7 @@
 
 #include "host/host_rank.h"
 #include "layout.h"
+#include "portion.h"
 
 namespace pyallreduce::test {
 
@@ -28,8 +29,8 @@ struct Group {
   std::vector<std::unique_ptr<host::HostRank>> ranks;
 
   explicit Group(uint32_t world, uint32_t deadline_ms = usual_deadline_ms(),
-                 uint32_t notice_ms = 5'000)
-      : layout(make_layout(world, 2u << 20)), records(world) {
+                 uint32_t notice_ms = 5'000, uint64_t slab_bytes = 2u << 20)
+      : layout(make_layout(world, slab_bytes)), records(world) {
     for (uint32_t r = 0; r < world; ++r) slabs.emplace_back(layout.bytes / sizeof(Words));
     begin(1, deadline_ms, notice_ms);
     std::vector<uint64_t> addresses;

@@ -12,7 +12,7 @@ from pathlib import Path
 __all__ = ["ROOT", "SCENARIOS", "STIRRED", "build", "build_scenarios", "run"]
 
 ROOT = Path(__file__).parents[2]
-SOURCES = ("csrc/layout.cpp", "csrc/rank.cpp", "csrc/host/host_rank.cpp")
+SOURCES = ("csrc/layout.cpp", "csrc/portion.cpp", "csrc/rank.cpp", "csrc/host/host_rank.cpp")
 # tests/native/scenarios.cpp says what each of them is.
 SCENARIOS = (
     "absent",
@@ -24,6 +24,7 @@ SCENARIOS = (
     "epochs_differ",
     "generations",
     "host_stop",
+    "laps",
     "mismatch",
     "no_result_of_half_a_sum",
     "notice",
@@ -44,7 +45,7 @@ SCENARIOS = (
     "wrap",
 )
 # Sequences of calls, where the interleavings are: run with several seeds.
-STIRRED = ("sequences", "chunks", "one_ahead", "no_result_of_half_a_sum")
+STIRRED = ("sequences", "chunks", "laps", "one_ahead", "no_result_of_half_a_sum")
 
 
 def build(to: Path, program: str, flags: Sequence[str] = (), root: Path = ROOT) -> Path:

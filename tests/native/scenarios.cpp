@@ -110,6 +110,32 @@ void chunks() {
   }
 }
 
+// Messages of several laps, now more and now fewer than the call before had, and short calls in
+// between. Each rank is late at times.
+void laps() {
+  for (uint32_t world = 2; world <= 3; ++world) {
+    Group group(world, test::usual_deadline_ms(), 5'000, (4 * world - 6) << 20);
+    const Plan plan{Algorithm::kTwoShot, 1, 32};
+    const auto lap = static_cast<uint32_t>(two_shot_capacity(group.layout, 1) / sizeof(float));
+    EXPECT(next_portion(group.layout, plan, uint64_t{lap} * 3 * sizeof(float)).laps == 3);
+    const uint32_t sizes[] = {lap * 2, lap * 5 - 3, 7, lap * 3, 0, lap * 4 - 1, lap};
+    const Plan other{Algorithm::kOneShot, 1, 32};
+    uint32_t all = 0;
+    for (const uint32_t n : sizes) all += next_portion(group.layout, plan, uint64_t{n} * 4).laps;
+    std::vector<int> wrong(world);
+    group.run([&](uint32_t r) {
+      for (uint32_t turn = 0; turn < 14; ++turn) {
+        if (turn % world == r) sleep_ms(1);
+        const uint32_t elements = sizes[turn % 7];
+        wrong[r] |= call(group, r, elements, elements == 7 ? other : plan, turn);
+      }
+    });
+    for (const int one : wrong) EXPECT(one == 0);
+    EXPECT(group.all_armed());
+    for (uint32_t r = 0; r < world; ++r) EXPECT(group.slab(r).state(0)->epoch == 2 * all);
+  }
+}
+
 // One rank is always late, so that the other runs a call ahead.
 void one_ahead() {
   for (const Algorithm algorithm : kBoth) {
@@ -352,7 +378,7 @@ void no_result_of_half_a_sum() {
   group.records[0].host.deadline_ms = 300;
   group.run([&](uint32_t r) {
     if (r == 2) {
-      const Shape shape{DataType::kFloat32, Algorithm::kTwoShot, 0, 1, 0};
+      const Shape shape{DataType::kFloat32, Algorithm::kTwoShot, 0, 1, 1, 0};
       const uint32_t one = bits(1.0f);
       Words* shards = group.slab(1).two_shot(0, 2);
       Words* results = shards + uint64_t{kMaxBlocks} * 2 * group.layout.two_shot_tile;
@@ -578,6 +604,7 @@ const std::map<std::string, void (*)()> kScenarios = {
     {"smoke", smoke},
     {"sequences", sequences},
     {"chunks", chunks},
+    {"laps", laps},
     {"one_ahead", one_ahead},
     {"wrap", wrap},
     {"values", values},

@@ -191,6 +191,20 @@ def chunks(context: Context, _options: dict[str, Any]) -> list[Any]:
         return right
 
 
+def laps(context: Context, _options: dict[str, Any]) -> list[bool]:
+    """Messages of one to four laps of one launch, bit for bit, with short calls in between."""
+    with communicator(context, slab_bytes=12 << 20) as comm:
+        right = []
+        for count in (2, 4, 1, 3):
+            elements = count * comm.capacity("two_shot") // 4 - 5
+            inputs = [_random(r, elements, torch.float32) for r in range(context.world)]
+            x = inputs[context.rank].clone()
+            comm.all_reduce(x, out=x, algorithm="two_shot", tag=count)
+            right.append(bool(torch.equal(x, rank_order_sum(inputs))))
+            comm.all_reduce(torch.ones(3))
+        return right
+
+
 def halves(context: Context, _options: dict[str, Any]) -> list[int]:
     """All 65536 patterns of both half types, summed with shifted copies of themselves."""
     wrong = []

@@ -107,6 +107,11 @@ def test_messages_larger_than_the_slab(ranks: int) -> None:
     assert run("chunks", ranks) == [[True] * 4] * ranks
 
 
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_messages_of_several_laps(ranks: int) -> None:
+    assert run("laps", ranks) == [[True] * 4] * ranks
+
+
 def test_every_half_value_is_summed_as_torch_does() -> None:
     assert run("halves", 3) == [[0, 0]] * 3
 

@@ -140,7 +140,7 @@ def test_nccl_for_a_range() -> None:
         *(False, True, True, False)
     ]
     # Whoever may not follow launches what the shipped table says.
-    assert plan_for(2 * MIB, of).name == ALGORITHM_NAMES[ONE_SHOT]
+    assert plan_for(4 * MIB, of).name == ALGORITHM_NAMES[ONE_SHOT]
 
 
 def test_lines_for_people() -> None:

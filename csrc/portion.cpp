@@ -1,0 +1,35 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+#include "portion.h"
+
+#include <algorithm>
+
+#include "layout.h"
+#include "protocol/two_shot.h"
+
+namespace pyallreduce {
+namespace {
+
+uint64_t divide_up(uint64_t value, uint64_t by) { return (value + by - 1) / by; }
+
+Portion in_laps(uint64_t bytes, uint64_t laps, uint64_t owners, const Plan& plan) {
+  const uint64_t part = divide_up(divide_up(bytes, sizeof(Words)), owners);
+  return Portion{bytes, static_cast<uint32_t>(laps),
+                 static_cast<uint32_t>(divide_up(part, laps * plan.blocks))};
+}
+
+}  // namespace
+
+Portion next_portion(const Layout& layout, const Plan& plan, uint64_t bytes) {
+  if (plan.algorithm == Algorithm::kOneShot) {
+    return in_laps(std::min(bytes, one_shot_capacity(layout, plan.blocks)), 1, 1, plan);
+  }
+  const uint64_t capacity = two_shot_capacity(layout, plan.blocks);
+  const uint64_t laps =
+      std::min<uint64_t>(std::max<uint64_t>(divide_up(bytes, capacity), 1), kMaxLaps);
+  const Portion all = in_laps(std::min(bytes, laps * capacity), laps, layout.world, plan);
+  if (laps == 1 || all.tile >= kLeastSteps * plan.lanes) return all;
+  return in_laps(capacity, 1, layout.world, plan);
+}
+
+}  // namespace pyallreduce

@@ -1,0 +1,54 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""How a message is cut into launches and laps."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pyallreduce import _C
+from pyallreduce.policy import ONE_SHOT, TWO_SHOT
+
+VECTOR = 16  # bytes
+LEAST_STEPS = 4  # csrc/protocol/two_shot.h
+
+
+@given(
+    world=st.integers(2, 8),
+    slab=st.sampled_from([4 << 20, 64 << 20, 512 << 20]),
+    algorithm=st.sampled_from([ONE_SHOT, TWO_SHOT]),
+    blocks=st.integers(1, 128),
+    lanes=st.integers(1, 16).map(lambda warps: 32 * warps),
+    nbytes=st.integers(0, 4 << 30),
+)
+def test_portions_fit_the_mailboxes(
+    world: int, slab: int, algorithm: int, blocks: int, lanes: int, nbytes: int
+) -> None:
+    layout = _C.Layout(world, slab)
+    done, laps, tile = layout.next_portion(algorithm, blocks, lanes, nbytes)
+    most = layout.one_shot_tile if algorithm == ONE_SHOT else layout.two_shot_tile
+    owners = 1 if algorithm == ONE_SHOT else world
+    assert tile <= most
+    assert done <= nbytes
+    assert (done > 0) == (nbytes > 0)
+    assert owners * laps * blocks * tile * VECTOR >= done  # all of it has a place
+    assert laps == 1 or (algorithm == TWO_SHOT and tile >= LEAST_STEPS * lanes)
+    assert done == nbytes or done % (VECTOR * owners) == 0
+
+
+@pytest.mark.parametrize(("mebibytes", "laps"), [(1, 1), (27, 1), (28, 2), (64, 3), (256, 10)])
+def test_a_long_message_is_one_launch_of_laps(mebibytes: int, laps: int) -> None:
+    """By the default slab of two ranks on GPUs."""
+    nbytes = mebibytes << 20
+    portion = _C.Layout(2, 64 << 20).next_portion(TWO_SHOT, 128, 512, nbytes)
+    assert portion[:2] == (nbytes, laps)
+
+
+def test_a_lap_too_short_is_a_launch() -> None:
+    layout = _C.Layout(8, 64 << 20)
+    assert layout.next_portion(TWO_SHOT, 128, 480, 64 << 20)[:2] == (
+        layout.two_shot_capacity(128),
+        1,
+    )
