@@ -4,11 +4,12 @@
 """vLLM on GPUs with each of three all-reduces: equal tokens, decode steps, and the calls.
 
     python3 bench/vllm_gpu.py --ranks 2 --layers 32 --json $OUT/vllm-2-32.json
+    python3 bench/vllm_gpu.py --backends stock ours nccl ours stock    # steps differ between starts
 
-Starts vLLM once for each backend (about a minute each), every start with a deadline: `ours` is the
-plugin as users get it, `stock` is vLLM's own custom all-reduce, `nccl` is without any. Needs vLLM
-and pyallreduce importable, and as many GPUs as ranks. A record is one backend and batch; it lacks
-what a start did not get to:
+Starts vLLM once for each backend named (about a minute each), every start with a deadline: `ours`
+is the plugin as users get it, `stock` is vLLM's own custom all-reduce, `nccl` is without any. Needs
+vLLM and pyallreduce importable, and as many GPUs as ranks. A record is one start and batch; it
+lacks what a start did not get to:
 
 * `tokens`: a digest of the greedy tokens; the same for all backends where the arithmetic is the
   same (2 ranks). Weights are of our own, since `dummy` gives every rank the same, and all requests
@@ -16,6 +17,8 @@ what a start did not get to:
 * `step_ms`: a decode step, from the difference between a long and a short generation.
 * `kernel_us`: per all-reduce of decode steps the shortest kernel over the ranks, then the median,
   so that waiting for a late peer does not count.
+* `gpu_ms`: a decode step on the GPU, from the start of its first all-reduce to the end of its last,
+  the shorter of the ranks, then the median.
 * `micro_us`: one all-reduce of the same shape in a captured graph of 50, slowest rank.
 * `left_bytes`: device memory that 20 more captures left behind, on the first rank; in the last
   batch's record.
@@ -42,7 +45,7 @@ from processes import started, tiny_model  # noqa: E402
 BACKENDS = ("ours", "stock", "nccl")
 HIDDEN = 1024
 SHORT, LONG = 16, 144  # tokens
-TIMES = ("step_ms", "kernel_us", "micro_us")
+TIMES = ("step_ms", "gpu_ms", "kernel_us", "micro_us")
 # "compiled" is vLLM's default: torch.compile, and both full and piecewise graphs.
 MODES: dict[str, dict[str, Any]] = {
     "graphs": {"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"},
@@ -116,16 +119,30 @@ def measure(job: dict[str, Any]) -> None:
     for batch in batches:
         micro = max(llm.collective_rpc("micro", args=(batch, HIDDEN)))
         tell(batch, micro_us=round(micro, 3))
-    last = (2 * job["layers"] + 1) * SHORT // 2  # all-reduces of decode alone: what comes last
+    a_step = 2 * job["layers"] + 1
+    last = a_step * SHORT // 2  # all-reduces of decode alone: what comes last
     for batch in batches:
         llm.collective_rpc("watch")
         generate(batch, SHORT)
         by_rank = [seen[-last:] for seen in llm.collective_rpc("seen")]
-        shortest = [min(same) for same in zip(*by_rank, strict=False)]
-        if shortest and all(len(seen) == last for seen in by_rank):
-            tell(batch, kernel_us=round(statistics.median(shortest), 3))
+        if all(len(seen) == last for seen in by_rank):
+            tell(batch, kernel_us=shortest([[us for _, us in seen] for seen in by_rank]))
+            spans = shortest([steps(seen, a_step) for seen in by_rank])
+            tell(batch, gpu_ms=round(spans / 1e3, 4))
         tell(batch, kernels=[len(seen) for seen in by_rank])
     tell(batches[-1], **llm.collective_rpc("captures", args=(20, HIDDEN))[0])
+
+
+def steps(seen: list[tuple[float, float]], a_step: int) -> list[float]:
+    """us from the first to the last all-reduce of each step."""
+    ends = (seen[i : i + a_step] for i in range(0, len(seen), a_step))
+    return [step[-1][0] + step[-1][1] - step[0][0] for step in ends]
+
+
+def shortest(by_rank: list[list[float]]) -> float:
+    """The median of what the rank saw that waited least."""
+    best: list[float] = [min(same) for same in zip(*by_rank, strict=True)]
+    return round(statistics.median(best), 3)
 
 
 def start(backend: str, options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
@@ -202,10 +219,12 @@ def main() -> None:
             if options.json:  # after each: a later one that hangs takes nothing with it
                 content = {"header": header(" ".join(sys.argv)), "records": records}
                 options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"{'batch':>5} {'backend':8} {'step ms':>8} {'kernel us':>9} {'micro us':>8}  tokens")
+    heads = f"{'step ms':>8} {'gpu ms':>8} {'kernel us':>9} {'micro us':>8}"
+    print(f"batch {'backend':8} {heads}  tokens")
     for r in sorted(records, key=lambda r: (r["batch"], BACKENDS.index(r["backend"]))):
-        step, kernel, micro = (r.get(name, "-") for name in TIMES)
-        print(f"{r['batch']:>5} {r['backend']:8} {step:>8} {kernel:>9} {micro:>8}  {r['tokens']}")
+        step, gpu, kernel, micro = (r.get(name, "-") for name in TIMES)
+        times = f"{step:>8} {gpu:>8} {kernel:>9} {micro:>8}"
+        print(f"{r['batch']:>5} {r['backend']:8} {times}  {r['tokens']}")
 
 
 if __name__ == "__main__":

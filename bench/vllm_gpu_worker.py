@@ -71,8 +71,8 @@ class Probe:
         self.watching = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA])
         self.watching.start()
 
-    def seen(self) -> list[float]:
-        """us of each all-reduce kernel since `watch`, in the order of their starts."""
+    def seen(self) -> list[tuple[float, float]]:
+        """Start and duration, in us, of each all-reduce kernel since `watch`, in their order."""
         import torch
 
         torch.cuda.synchronize()
@@ -82,7 +82,7 @@ class Probe:
             for event in self.watching.events()
             if any(name in event.name for name in _KERNELS)
         ]
-        return [us for _, us in sorted(found)]
+        return sorted(found)
 
     def captures(self, count: int, columns: int) -> dict[str, int]:
         """Device memory, in bytes, that `count` captures and their replays leave behind."""

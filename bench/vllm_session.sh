@@ -8,7 +8,8 @@
 #   OUT=out bench/vllm_session.sh a     # .bundle/a, .wheels: vLLM's library; builds pyallreduce
 #   OUT=out bench/vllm_session.sh b     # .bundle/b, .wheels: the rest; the story, then ours beside stock and NCCL
 #
-# $STEPS chooses of b's steps: story compare kill. Every step has a deadline, and what it leaves running is ended.
+# $STEPS chooses of b's steps: story compare kill; $LIMIT is the seconds that they have together, 565 by default. Every step
+# has a deadline, and what it leaves running is ended.
 set -uo pipefail
 out=${OUT:?a folder for the results}
 export PYTHONUNBUFFERED=1
@@ -50,8 +51,8 @@ part_b() {
   for name in ${STEPS:-story compare kill}; do
     case $name in
       story) step story 190 python3 bench/vllm_story_gpu.py --cycles 1 ;;
-      compare) step vllm-2-32 $((565 - SECONDS)) python3 bench/vllm_gpu.py --layers 32 --deadline 120 ;;
-      kill) step story-kill $((565 - SECONDS)) python3 bench/vllm_story_gpu.py --first 1 --cycles 1 ;;
+      compare) step vllm-2-32 $((${LIMIT:-565} - SECONDS)) python3 bench/vllm_gpu.py --layers 32 --deadline 120 ;;
+      kill) step story-kill $((${LIMIT:-565} - SECONDS)) python3 bench/vllm_story_gpu.py --first 1 --cycles 1 ;;
     esac
   done
   for log in $logs/story*.log; do
