@@ -8,8 +8,9 @@
 #   OUT=out bench/vllm_session.sh a     # .bundle/a, .wheels: vLLM's library; builds pyallreduce
 #   OUT=out bench/vllm_session.sh b     # .bundle/b, .wheels: the rest; the story, then ours beside stock and NCCL
 #
-# $STEPS chooses of b's steps: story compare kill; $LIMIT is the seconds that they have together, 565 by default. Every step
-# has a deadline, and what it leaves running is ended.
+# $STEPS chooses of b's steps: story (down by Ctrl-C), kill (by SIGKILL of a worker), graphs (with expandable_segments),
+# lost (an edge drops writes: NCCL in the same start), compare (with $VLLM, such as VLLM='--layers 80 --backends stock ours').
+# $LIMIT is the seconds that they have together, 565 by default. Every step has a deadline, and what it leaves running is ended.
 set -uo pipefail
 out=${OUT:?a folder for the results}
 export PYTHONUNBUFFERED=1
@@ -48,11 +49,15 @@ part_b() {
   export PYTHONPATH=$site:/tmp/site
   python3 -c 'from pyallreduce import Communicator' || return 4
   echo "unpacked after $SECONDS s"
+  local limit=${LIMIT:-565} cycle=(python3 bench/vllm_story_gpu.py --cycles 1)
   for name in ${STEPS:-story compare kill}; do
     case $name in
-      story) step story 190 python3 bench/vllm_story_gpu.py --cycles 1 ;;
-      compare) step vllm-2-32 $((${LIMIT:-565} - SECONDS)) python3 bench/vllm_gpu.py --layers 32 --deadline 120 ;;
-      kill) step story-kill $((${LIMIT:-565} - SECONDS)) python3 bench/vllm_story_gpu.py --first 1 --cycles 1 ;;
+      story) step story $((limit - SECONDS)) "${cycle[@]}" ;;
+      kill) step story-kill $((limit - SECONDS)) "${cycle[@]}" --first 1 ;;
+      graphs) step story-graphs $((limit - SECONDS)) "${cycle[@]}" --mode graphs --expandable ;;
+      lost) step story-lost $((limit - SECONDS)) "${cycle[@]}" --lost ;;
+      # shellcheck disable=SC2086
+      compare) step vllm $((limit - SECONDS)) python3 bench/vllm_gpu.py --deadline 120 ${VLLM:---layers 32} ;;
     esac
   done
   for log in $logs/story*.log; do

@@ -3,12 +3,16 @@
 #include "portion.h"
 
 #include <algorithm>
+#include <stdexcept>
 
 #include "layout.h"
 #include "protocol/two_shot.h"
 
 namespace pyallreduce {
 namespace {
+
+// A launch counts its elements in 32 bits; one lap is less than that in every slab.
+constexpr uint64_t kLaunchBytes = uint64_t{4} << 30;
 
 uint64_t divide_up(uint64_t value, uint64_t by) { return (value + by - 1) / by; }
 
@@ -21,12 +25,13 @@ Portion in_laps(uint64_t bytes, uint64_t laps, uint64_t owners, const Plan& plan
 }  // namespace
 
 Portion next_portion(const Layout& layout, const Plan& plan, uint64_t bytes) {
+  if (plan.blocks == 0) throw std::invalid_argument("a launch without blocks");
   if (plan.algorithm == Algorithm::kOneShot) {
     return in_laps(std::min(bytes, one_shot_capacity(layout, plan.blocks)), 1, 1, plan);
   }
   const uint64_t capacity = two_shot_capacity(layout, plan.blocks);
-  const uint64_t laps =
-      std::min<uint64_t>(std::max<uint64_t>(divide_up(bytes, capacity), 1), kMaxLaps);
+  const uint64_t most = std::clamp<uint64_t>(kLaunchBytes / capacity, 1, kMaxLaps);
+  const uint64_t laps = std::clamp<uint64_t>(divide_up(bytes, capacity), 1, most);
   const Portion all = in_laps(std::min(bytes, laps * capacity), laps, layout.world, plan);
   if (laps == 1 || all.tile >= kLeastSteps * plan.lanes) return all;
   return in_laps(capacity, 1, layout.world, plan);

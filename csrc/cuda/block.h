@@ -36,8 +36,7 @@ struct Block {
   __device__ __forceinline__ void leader(Use use) const {
     if (threadIdx.x == 0) use();
   }
-  __device__ __forceinline__ void barrier() const { __syncthreads(); }
-  // Whether all lanes say yes; a barrier as well.
+  // Whether all lanes say yes; a barrier of the block.
   __device__ __forceinline__ bool all(bool ok) const { return __syncthreads_and(ok) != 0; }
 };
 

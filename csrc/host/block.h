@@ -33,7 +33,6 @@ struct Block {
   void leader(Use use) const {
     use();
   }
-  void barrier() const {}
   bool all(bool ok) const { return ok; }
 };
 

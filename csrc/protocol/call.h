@@ -32,7 +32,7 @@ struct Call {
 // A signature is one vector {epoch, vectors, shape, tag}, sent like data: no word of it is the
 // sentinel.
 //   shape = dtype:3 | operation:2 | algorithm:2 | refused:1 | bytes of the last vector:4 | grid:8 |
-//   laps:6 | chunk:6
+//   laps:6 | chunk:6 (modulo 64)
 struct Shape {
   DataType dtype;
   Algorithm algorithm;

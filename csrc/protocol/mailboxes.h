@@ -44,7 +44,7 @@ struct Mailboxes {
     return mine + (further + peer * sender + Slab::spread(i));
   }
 
-  PYALLREDUCE_FN Mailboxes further(uint32_t vectors) const {
+  PYALLREDUCE_FN Mailboxes moved(uint32_t vectors) const {
     Mailboxes there = *this;
 #pragma unroll
     for (uint32_t hop = 1; hop < kWorld; ++hop) there.theirs[hop - 1] += vectors;

@@ -5,10 +5,33 @@
 #pragma once
 
 #include "protocol/mailboxes.h"
-#include "protocol/share.h"
+#include "protocol/message.h"
 #include "protocol/signature.h"
 
 namespace pyallreduce {
+
+// A block's vectors [first, first + count) of `vectors`, `tile` to each block. A step is one vector
+// a lane.
+struct Share {
+  uint32_t first;
+  uint32_t count;
+
+  PYALLREDUCE_FN Share(uint32_t tile, uint32_t block, uint32_t vectors)
+      : first(block * tile), count(first < vectors ? min_of(tile, vectors - first) : 0) {}
+
+  // Whether any lane has a vector in this step. (Not by a number of steps: a division at the end of
+  // a call is part of its time.)
+  PYALLREDUCE_FN bool has(uint32_t step, uint32_t lanes) const { return step * lanes < count; }
+
+  // `use(lane, i)` for each vector i of a step that this block has.
+  template <typename Block, typename Use>
+  PYALLREDUCE_FN void each(const Block& block, uint32_t step, Use use) const {
+    block.data([&](uint32_t lane) {
+      const uint32_t i = step * block.lanes + lane;
+      if (i < count) use(lane, i);
+    });
+  }
+};
 
 template <typename T, int kWorld, typename Block>
 PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
@@ -29,7 +52,7 @@ PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
   // Before the epoch is read, so that both loads are in flight together.
   share.each(block, 0, [&](uint32_t lane, uint32_t i) { mine[lane] = message.load(i); });
   turn.begin();
-  boxes = boxes.further(turn.slot * boxes.shot);
+  boxes = boxes.moved(turn.slot * boxes.shot);
 
   // What is summed here is what the peers get.
   const auto push = [&](uint32_t i, Words& v) {
@@ -63,7 +86,8 @@ PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
       push(i, next[lane]);
     });
     share.each(block, step, [&](uint32_t lane, uint32_t i) { result[lane] = sum(i, mine[lane]); });
-    // No output before every signature is checked.
+    // No output before every signature is checked. And in step: fast warps wait here for slow ones,
+    // as polls would hold up their stores.
     if (!block.all(turn.ok())) turn.join();
     share.each(block, step, [&](uint32_t lane, uint32_t i) { finish(i, result[lane]); });
     mine = next;

@@ -41,7 +41,7 @@ class Signatures {
 
   // Behind a barrier of the block that all its lanes reach when they have re-armed what they read
   // in the lap before. Happens-before: that re-arming precedes, by the barrier and this fence, the
-  // signature, and so whatever a peer does behind check_lap().
+  // signature, and so what a peer does behind check_lap() and the barrier that follows.
   PYALLREDUCE_FN void send_lap(const Block& block, const Turn& turn, uint32_t lap) const {
     block.signer([&](uint32_t) { fence_sys(); });
     send(block, turn, lap);
@@ -49,7 +49,8 @@ class Signatures {
 
   // Before a barrier of the block. Happens-before: what the peers re-armed before they sent this
   // lap's signature precedes, by the signature, this fence and the barrier, this block's pushes of
-  // the next lap. Where there is none, the end of the grid serves.
+  // the next lap; behind the last lap, those of the next call. In a call of one lap the ends of the
+  // grids serve.
   PYALLREDUCE_FN void check_lap(const Block& block, Turn& turn, uint32_t lap) const {
     check(block, turn, lap);
     if (turn.call.laps > 1) block.signer([&](uint32_t) { fence_sys(); });
@@ -59,7 +60,7 @@ class Signatures {
 
  private:
   PYALLREDUCE_FN static uint32_t place(const Turn& turn, uint32_t lap) {
-    return (turn.slot + lap) % kSlots * kSignatureSlot;
+    return turn.slot_of(lap) * kSignatureSlot;
   }
 
   PYALLREDUCE_FN void compare(Turn& turn, uint32_t lane, uint32_t lap) const {

@@ -43,7 +43,7 @@ struct alignas(16) Control {
 static_assert(sizeof(Control) == 2 * sizeof(Words));
 
 struct alignas(16) BlockState {
-  uint32_t epoch;  // calls in which this block took part, in this generation
+  uint32_t epoch;  // calls in which this block took part, in this generation; a lap counts as one
   uint32_t owner;  // 1 while a call runs in this block: a second one is refused
   uint32_t unused[2];
 };

@@ -11,21 +11,33 @@
 #pragma once
 
 #include "protocol/mailboxes.h"
-#include "protocol/share.h"
+#include "protocol/message.h"
 #include "protocol/signature.h"
 
 namespace pyallreduce {
 
-// Steps by which shards run ahead of the sums, and the sums of the gathers.
-constexpr uint32_t kLead = 1;
-constexpr uint32_t kLag = 1;
-// The fewest steps of a lap that another follows. A lap's signature leaves behind step kLag, and is
-// waited for before the next lap's first shard is sent, kLead steps before the lap's end. With
-// fewer, the ranks would wait for each other.
-constexpr uint32_t kLeastSteps = kLag + kLead + 2;
+// The fewest steps of a lap that another follows. Shards run one step ahead of the sums, and sums
+// one ahead of the gathers. So a lap's signature leaves in its step 1, when the lap before has been
+// gathered, and is waited for in its last step but one, before the next lap's first shard is sent:
+// with fewer, the ranks would wait for each other.
+constexpr uint32_t kLeastSteps = 4;
 // Warps that poll hold up the stores of others. Where a block has more than these, a barrier parks
 // them until all have pushed and the peers' signatures are here: data are not far behind.
 constexpr uint32_t kFewLanes = 128;
+
+// A step of a block's way through a message of several laps, in each of which it has `tile`
+// vectors.
+struct Step {
+  uint32_t lap = 0;
+  uint32_t done = 0;  // vectors of the lap
+
+  PYALLREDUCE_FN bool last(uint32_t tile, uint32_t lanes) const { return done + lanes >= tile; }
+  PYALLREDUCE_FN void advance(uint32_t tile, uint32_t lanes) {
+    const bool over = last(tile, lanes);
+    done = over ? 0 : done + lanes;
+    lap += over ? 1 : 0;
+  }
+};
 
 template <typename T, int kWorld, typename Block>
 PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
@@ -52,7 +64,7 @@ PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
     block.data([&](uint32_t lane) {
       const uint32_t i = step.done + lane;
       const uint32_t at = step.lap * call.stride + i;
-      const uint32_t further = (turn.slot + step.lap) % kSlots * kShots * boxes.shot;
+      const uint32_t further = turn.slot_of(step.lap) * kShots * boxes.shot;
       if (i < call.tile && start + at < part) use(lane, Place{i, at, further});
     });
   };
@@ -103,7 +115,7 @@ PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
   };
   const auto sum = [&](const Place& p) {
     Words others[kWorld - 1];
-    const Words mine = own(rank, p);
+    const Words mine = message.load(rank * part + p.at);
     const auto box = [&](uint32_t peer) { return shard_from(peer, p); };
     if (!collect(turn, Phase::kShards, others, box)) return poison();
     const Words result = sum_of<T, kWorld>(canonical(mine), others, rank);
@@ -152,41 +164,42 @@ PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
   signatures.send(block, turn);
   if constexpr (kTogether) {
     each(scattered, [&](uint32_t lane, const Place& p) { send_all(p, first[lane]); });
-    scattered.advance(call, block.lanes);
+    scattered.advance(call.tile, block.lanes);
   }
   const auto scatter_step = [&] {
     each(scattered, [&](uint32_t, const Place& p) { scatter(p); });
-    scattered.advance(call, block.lanes);
+    scattered.advance(call.tile, block.lanes);
   };
-#pragma unroll 1
-  for (uint32_t step = kTogether ? 1 : 0; step < kLead; ++step) scatter_step();
+  if constexpr (!kTogether) scatter_step();
   // Not before: the next grid's start would hold up our pushes.
   launch_dependents();
   enter(block, turn);
 
-  uint32_t lag = 0;  // no longer than the lap
-  while (lag < kLag && (lag + 1) * block.lanes < call.tile) ++lag;
+  // A block of one step needs no second round.
+  const uint32_t lag = block.lanes < call.tile ? 1 : 0;
   typename Block::template PerLane<Words> kept;
 #pragma unroll 1
   for (uint32_t step = 0; gathered.lap < call.laps; ++step) {
     const uint32_t lap = step == 0 ? 0 : scattered.lap;
-    const bool ends = 0 < lap && lap < call.laps && scattered.last(call, block.lanes);
+    const bool ends = 0 < lap && lap < call.laps && scattered.last(call.tile, block.lanes);
     if (step == 0 || ends) signatures.check_lap(block, turn, lap);
     scatter_step();
-    if (block.lanes > kFewLanes) block.barrier();
+    if (block.lanes > kFewLanes && !block.all(turn.ok())) turn.join();
     each(summed, [&](uint32_t lane, const Place& p) {
       if (exists(rank, p)) kept[lane] = sum(p);
     });
-    // No output before the call's signatures are checked.
+    // Here wait: output for the call's signatures, the next lap's shards for this lap's signatures,
+    // this lap's own signature for the last re-arming of the lap before, and fast warps for slow
+    // ones.
     if (!block.all(turn.ok())) turn.join();
     if (0 < gathered.lap && gathered.done == 0) signatures.send_lap(block, turn, gathered.lap);
     each(summed, [&](uint32_t lane, const Place& p) {
       if (exists(rank, p)) finish(p, kept[lane]);
     });
-    summed.advance(call, block.lanes);
+    summed.advance(call.tile, block.lanes);
     if (step < lag) continue;
     each(gathered, [&](uint32_t, const Place& p) { gather(p); });
-    gathered.advance(call, block.lanes);
+    gathered.advance(call.tile, block.lanes);
   }
   leave(block, turn);
 }

@@ -57,6 +57,9 @@ struct Turn {
     return reinterpret_cast<uint64_t>(state) | reinterpret_cast<uint64_t>(control);
   }
 
+  // Laps are calls of their own to the mailboxes.
+  PYALLREDUCE_FN uint32_t slot_of(uint32_t lap) const { return (slot + lap) % kSlots; }
+
   PYALLREDUCE_FN bool ok() const { return stop == Stop::kNone; }
   PYALLREDUCE_FN void fail(Stop why, uint32_t peer_, Phase phase_, uint32_t waited_ms_) {
     stop = why;
@@ -83,7 +86,7 @@ struct Turn {
     record->algorithm = static_cast<uint32_t>(decode_shape(call.shape).algorithm);
     record->epoch = epoch;
     record->waited_ms = waited_ms;
-    record->ours = signature_of(call, epoch);
+    record->ours = signature_of(call, epoch);  // of the first lap
     record->theirs = theirs;
     st_release_sys(&record->state, stop_word(generation, stop));
     if (stop == Stop::kPeer) return;  // that peer has told everybody

@@ -426,7 +426,7 @@ _PROTOCOL = [
     ),
     Mutant(
         "a lap goes on where the one before ended",
-        _P + "share.h",
+        _P + "two_shot.h",
         "done = over ? 0 : done + lanes;",
         "done = done + lanes;",
         "laps",
@@ -440,7 +440,7 @@ _PROTOCOL = [
     ),
     Mutant(
         "a block has a step too few",
-        _P + "share.h",
+        _P + "one_shot.h",
         "return step * lanes < count;",
         "return step * lanes + 1 < count;",
         "sequences",

@@ -38,6 +38,7 @@ SCENARIOS = (
     "refusal",
     "refusal_then_replay",
     "sequences",
+    "silent_from_the_second_lap",
     "smoke",
     "stale_stop",
     "told_by_a_peer",

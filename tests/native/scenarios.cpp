@@ -3,6 +3,7 @@
 //
 // What the protocol promises, one scenario each, with ranks as threads: `scenarios NAME [SEED]`
 // exits 0 if it holds, `scenarios` lists the names. Built with weak_memory.h, whose seed is SEED.
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <cmath>
@@ -110,18 +111,20 @@ void chunks() {
   }
 }
 
-// Messages of several laps, now more and now fewer than the call before had, and short calls in
-// between. Each rank is late at times.
+// Messages of several laps, now more and now fewer than the call before had, and of more than one
+// launch has; short calls in between. Each rank is late at times.
 void laps() {
   for (uint32_t world = 2; world <= 3; ++world) {
-    Group group(world, test::usual_deadline_ms(), 5'000, (4 * world - 6) << 20);
-    const Plan plan{Algorithm::kTwoShot, 1, 32};
-    const auto lap = static_cast<uint32_t>(two_shot_capacity(group.layout, 1) / sizeof(float));
-    EXPECT(next_portion(group.layout, plan, uint64_t{lap} * 3 * sizeof(float)).laps == 3);
-    const uint32_t sizes[] = {lap * 2, lap * 5 - 3, 7, lap * 3, 0, lap * 4 - 1, lap};
-    const Plan other{Algorithm::kOneShot, 1, 32};
+    Group group(world, test::usual_deadline_ms(), 5'000, (5 * world - 6) << 20);
+    const Plan plan{Algorithm::kTwoShot, 2, 32}, other{Algorithm::kOneShot, 2, 32};
+    const auto lap = static_cast<uint32_t>(two_shot_capacity(group.layout, 2) / sizeof(float));
+    const uint32_t sizes[] = {lap * 2 - lap / 5, lap * 5 - 3, 7, lap * 3 - 200, 0, lap * 65, lap};
     uint32_t all = 0;
-    for (const uint32_t n : sizes) all += next_portion(group.layout, plan, uint64_t{n} * 4).laps;
+    for (const uint32_t n : sizes) {
+      const Portion first = next_portion(group.layout, plan, uint64_t{n} * sizeof(float));
+      all += first.laps + (n == lap * 65 ? 2 : 0);
+      EXPECT(first.laps == std::clamp((n + lap - 1) / lap, 1u, kMaxLaps));
+    }
     std::vector<int> wrong(world);
     group.run([&](uint32_t r) {
       for (uint32_t turn = 0; turn < 14; ++turn) {
@@ -398,6 +401,41 @@ void no_result_of_half_a_sum() {
   });
 }
 
+// Rank 1 signs a call of three laps, sends all that it owes for the first, and is silent then.
+void silent_from_the_second_lap() {
+  Group group(2, 300);
+  const Plan plan{Algorithm::kTwoShot, 1, 32};
+  const uint32_t tile = group.layout.two_shot_tile, part = 3 * tile;
+  const uint32_t one = bits(1.0f), two = bits(2.0f);
+  group.run([&](uint32_t r) {
+    Slab there = group.slab(0);
+    if (r == 1) {
+      const Shape shape{DataType::kFloat32, Algorithm::kTwoShot, 0, 1, 3, 0};
+      Words* results = there.two_shot(0, 1) + uint64_t{kMaxBlocks} * tile;
+      for (uint32_t i = 0; i < tile; ++i) {
+        put(there.two_shot(0, 1) + Slab::spread(i), Words{{one, one, one, one}});
+        put(results + Slab::spread(i), Words{{two, two, two, two}});
+      }
+      return put(there.signature(0, 1), Words{{0, 2 * part, encode_shape(shape), 0}});
+    }
+    Message<float> x(8 * part), out(8 * part);
+    for (uint32_t i = 0; i < x.elements; ++i) x[i] = 1;
+    EXPECT(stop_of(all_reduce(group, r, x, out, plan), 1) == Stop::kDeadline);
+    for (uint32_t owner = 0; owner < 2; ++owner) {
+      for (uint32_t i = 0; i < 4 * part; ++i) {
+        const float seen = out[owner * 4 * part + i];
+        // Its last results would have been gathered behind the sum that fails.
+        const uint32_t right = 4 * (owner == 0 ? tile : tile - 32);
+        EXPECT(i < right ? seen == 2 : std::isnan(seen));
+      }
+    }
+    EXPECT(group.ranks[0]->report().phase == static_cast<uint32_t>(Phase::kShards));
+  });
+  EXPECT(group.slab(0).state(0)->epoch == 3);
+  group.begin(2);
+  EXPECT(every_rank_calls(group, 8 * part, plan));
+}
+
 void host_stop() {
   Group group(2);
   group.run([&](uint32_t r) {
@@ -605,6 +643,7 @@ const std::map<std::string, void (*)()> kScenarios = {
     {"sequences", sequences},
     {"chunks", chunks},
     {"laps", laps},
+    {"silent_from_the_second_lap", silent_from_the_second_lap},
     {"one_ahead", one_ahead},
     {"wrap", wrap},
     {"values", values},

@@ -17,11 +17,11 @@ LEAST_STEPS = 4  # csrc/protocol/two_shot.h
 
 @given(
     world=st.integers(2, 8),
-    slab=st.sampled_from([4 << 20, 64 << 20, 512 << 20]),
+    slab=st.sampled_from([4 << 20, 64 << 20, 512 << 20, 16 << 30]),
     algorithm=st.sampled_from([ONE_SHOT, TWO_SHOT]),
     blocks=st.integers(1, 128),
     lanes=st.integers(1, 16).map(lambda warps: 32 * warps),
-    nbytes=st.integers(0, 4 << 30),
+    nbytes=st.integers(0, 64 << 30),
 )
 def test_portions_fit_the_mailboxes(
     world: int, slab: int, algorithm: int, blocks: int, lanes: int, nbytes: int
@@ -35,6 +35,7 @@ def test_portions_fit_the_mailboxes(
     assert (done > 0) == (nbytes > 0)
     assert owners * laps * blocks * tile * VECTOR >= done  # all of it has a place
     assert laps == 1 or (algorithm == TWO_SHOT and tile >= LEAST_STEPS * lanes)
+    assert done // 2 + 8 < 1 << 32  # elements, and the rounding to vectors
     assert done == nbytes or done % (VECTOR * owners) == 0
 
 
