@@ -342,7 +342,7 @@ _PROTOCOL = [
     Mutant(
         "one-shot uses one slot",
         _P + "one_shot.h",
-        "boxes = boxes.further(turn.slot * boxes.shot);",
+        "boxes = boxes.moved(turn.slot * boxes.shot);",
         "",
         "sequences",
     ),
@@ -442,7 +442,7 @@ _PROTOCOL = [
         "a block has a step too few",
         _P + "one_shot.h",
         "return step * lanes < count;",
-        "return step * lanes + 1 < count;",
+        "return (step + 1) * lanes < count;",
         "sequences",
     ),
     Mutant(
@@ -450,7 +450,7 @@ _PROTOCOL = [
         _P + "slab.h",
         "i / kPiece * (kPiece * (kMaxBlocks - 1))",
         "i / kPiece * (kPiece * 0)",
-        "sequences",
+        "apart",
     ),
     Mutant(
         "a peer's place in the sum is its neighbour's",

@@ -17,6 +17,7 @@ SOURCES = ("csrc/layout.cpp", "csrc/portion.cpp", "csrc/rank.cpp", "csrc/host/ho
 SCENARIOS = (
     "absent",
     "another_is_absent",
+    "apart",
     "asked_again",
     "chunks",
     "deadline",

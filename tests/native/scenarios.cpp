@@ -72,6 +72,31 @@ bool every_rank_calls(Group& group, uint32_t elements, const Plan& plan) {
   return any == 0;
 }
 
+// ---- where things lie
+// ----------------------------------------------------------------------------
+
+// Every vector of every mailbox of one slot has a place of its own, within the slot.
+void apart() {
+  for (uint32_t world = 2; world <= 3; ++world) {
+    Group group(world);
+    Slab slab = group.slab(world - 1);
+    const auto fill = [&](uint32_t tile, auto mailbox) {
+      std::vector<bool> taken(size_t{world - 1} * kMaxBlocks * tile);
+      const Words* start = mailbox(0, 0);
+      for (uint32_t sender = 0; sender < world - 1; ++sender) {
+        for (uint32_t place = 0; place < kMaxBlocks * tile; ++place) {
+          const Words* at = mailbox(place / tile, sender) + Slab::spread(place % tile);
+          const auto index = static_cast<size_t>(at - start);
+          EXPECT(index < taken.size() && !taken[index]);
+          if (index < taken.size()) taken[index] = true;
+        }
+      }
+    };
+    fill(group.layout.one_shot_tile, [&](uint32_t b, uint32_t s) { return slab.one_shot(b, s); });
+    fill(group.layout.two_shot_tile, [&](uint32_t b, uint32_t s) { return slab.two_shot(b, s); });
+  }
+}
+
 // ---- calls that go well -------------------------------------------------------------------------
 
 // The least that works: what every mutant must still do.
@@ -641,6 +666,7 @@ void ping_pong_of_garbage() {
 const std::map<std::string, void (*)()> kScenarios = {
     {"smoke", smoke},
     {"sequences", sequences},
+    {"apart", apart},
     {"chunks", chunks},
     {"laps", laps},
     {"silent_from_the_second_lap", silent_from_the_second_lap},
