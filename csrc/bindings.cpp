@@ -111,7 +111,22 @@ void bind_shared_memory(py::module_& m) {
       .def("close", &SharedMemory::close);
 }
 
+// What all calls of one size and type share, so that one of them has little to convert.
+struct Launch {
+  Rank& rank;
+  uint64_t elements;
+  DataType dtype;
+  Plan plan;
+
+  uint32_t operator()(uint64_t in, uint64_t out, uint32_t tag, uint64_t stream) const {
+    return rank.all_reduce(in, out, elements, dtype, plan, tag, stream);
+  }
+};
+
 void bind_rank(py::module_& m) {
+  py::class_<Launch>(m, "Launch")
+      .def("__call__", &Launch::operator(), py::arg("input"), py::arg("output"), py::arg("tag"),
+           py::arg("stream"), Unlocked());
   py::class_<Record>(m, "Record")
       .def_readonly("state", &Record::state)
       .def_readonly("block", &Record::block)
@@ -150,16 +165,14 @@ void bind_rank(py::module_& m) {
 
   py::class_<Rank>(m, "Rank")
       .def(
-          "all_reduce",
-          [](Rank& rank, uint64_t in, uint64_t out, uint64_t elements, uint32_t dtype,
-             uint32_t algorithm, uint32_t blocks, uint32_t lanes, uint32_t tag, uint64_t stream) {
+          "launch",
+          [](Rank& rank, uint64_t elements, uint32_t dtype, uint32_t algorithm, uint32_t blocks,
+             uint32_t lanes) {
             const Plan plan{static_cast<Algorithm>(algorithm), blocks, lanes};
-            return rank.all_reduce(in, out, elements, static_cast<DataType>(dtype), plan, tag,
-                                   stream);
+            return Launch{rank, elements, static_cast<DataType>(dtype), plan};
           },
-          py::arg("input"), py::arg("output"), py::arg("elements"), py::arg("dtype"),
-          py::arg("algorithm"), py::arg("blocks"), py::arg("lanes"), py::arg("tag"),
-          py::arg("stream"), Unlocked())
+          py::arg("elements"), py::arg("dtype"), py::arg("algorithm"), py::arg("blocks"),
+          py::arg("lanes"), py::keep_alive<0, 1>())
       .def("refuse", &Rank::refuse, py::arg("code"), py::arg("stream"), Unlocked())
       .def("ping_pong", &Rank::ping_pong, py::arg("rounds"), py::arg("seed"), py::arg("stream"),
            Unlocked())

@@ -19,7 +19,9 @@ from pyallreduce.errors import InvalidCall
 
 __all__ = [
     "DTYPE_CODES",
+    "address",
     "current_stream",
+    "is_direct",
     "is_foreign",
     "on_stream",
     "overlap_in_part",
@@ -28,6 +30,27 @@ __all__ = [
 ]
 
 DTYPE_CODES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}  # csrc/protocol/call.h
+
+
+_PLAIN = frozenset({torch.Tensor, torch.nn.Parameter})
+_ALIGNMENT = 16  # bytes
+
+
+def address(x: object, device_index: int) -> int:
+    """The address of a tensor that can be launched as it is, else 0: a plain one (no subclass), on
+    this device (-1: the CPU), dense, contiguous, aligned to 16 bytes, not empty."""
+    if type(x) not in _PLAIN:
+        return 0
+    assert isinstance(x, torch.Tensor)
+    if x.get_device() != device_index or x.layout is not torch.strided or not x.is_contiguous():
+        return 0
+    found = x.data_ptr()
+    return 0 if found % _ALIGNMENT else found
+
+
+def is_direct(x: torch.Tensor) -> bool:
+    """Whether a kernel can read and write `x` where it is."""
+    return x.is_contiguous() and x.data_ptr() % _ALIGNMENT == 0
 
 
 def is_foreign(x: object) -> bool:

@@ -36,12 +36,12 @@ from pyallreduce.tuned import machine_of
 
 if TYPE_CHECKING:
     from pyallreduce.facts import Target
+    from pyallreduce.native import NativePath
 
 __all__ = ["Communicator", "Decision", "Stats"]
 
 logger = logging.getLogger(__name__)
 
-_ALIGNMENT = 16  # bytes
 _STAGE_RECOVERED = 3  # of a new generation, behind those of native.py
 
 _LIVE: weakref.WeakSet[Communicator] = weakref.WeakSet()
@@ -107,6 +107,7 @@ class Communicator:
     ) -> None:
         self.config = Config.from_env() if config is None else config
         self.device = _device(device)
+        self._index = -1 if self.device.index is None else self.device.index
         exchange = Exchange(group, self.config.exchange_timeout_ms)
         self.rank, self.world_size = exchange.rank, exchange.world
         self.closed = False
@@ -165,18 +166,17 @@ class Communicator:
                 one).
             CommunicatorClosed: after `close()`.
         """
+        # What a server calls all day takes a few microseconds here, and no judgement beyond this.
+        usual = (out is None or out is x) and op == "sum" and algorithm is None and tag >> 31 == 0
+        native = None if torch.compiler.is_dynamo_compiling() else self._native
+        if usual and native is not None and (source := self._usual(x, native)):
+            result = torch.empty_like(x) if out is None else x
+            native.usual(x, source, result.data_ptr() if out is None else source, tag)
+            self._calls += 1
+            self._bytes += x.nbytes
+            return result
         if torch.compiler.is_compiling():
             return self._traced(x, out, op)
-        # What a server calls all day takes two microseconds here, and no judgement beyond this.
-        usual = (out is None or out is x) and op == "sum" and algorithm is None and tag >> 31 == 0
-        native = self._native
-        if usual and native is not None and not native.leaves and self._usual(x):
-            result = torch.empty_like(x) if out is None else x
-            nbytes = x.nbytes
-            native.all_reduce(x, result, native.plan(nbytes), tag)
-            self._calls += 1
-            self._bytes += nbytes
-            return result
         self._refuse_if_closed()
         if arrays.is_foreign(x):
             return self._foreign(x, out, op, algorithm, tag)
@@ -368,17 +368,14 @@ class Communicator:
             message = f"rank {self.rank}: this communicator is closed; make a new one"
             raise CommunicatorClosed(message)
 
-    def _usual(self, x: Any) -> bool:
-        """Whether `x` can be launched as it is."""
-        return (
-            isinstance(x, torch.Tensor)
-            and x.device == self.device
-            and x.layout is torch.strided
-            and x.dtype in arrays.DTYPE_CODES
-            and _direct(x)
-            and not (x.requires_grad and torch.is_grad_enabled())
-            and not self.closed
-        )
+    def _usual(self, x: Any, native: NativePath) -> int:
+        """The address of `x` where it can be launched as it is, by default dispatch; else 0."""
+        if native.leaves or self.closed:
+            return 0
+        found = arrays.address(x, self._index)
+        if not found or x.dtype not in arrays.DTYPE_CODES:
+            return 0
+        return 0 if x.requires_grad and torch.is_grad_enabled() else found
 
     def _run(self, x: torch.Tensor, out: torch.Tensor, algorithm: AlgorithmName, tag: int) -> None:
         """Launch, over local copies where `x` or `out` is strided or unaligned."""
@@ -386,8 +383,8 @@ class Communicator:
         if native is None:
             return
         nbytes = x.numel() * x.element_size()
-        source = x if _direct(x) else x.clone(memory_format=torch.contiguous_format)
-        target = out if _direct(out) else torch.empty_like(source)
+        source = x if arrays.is_direct(x) else x.clone(memory_format=torch.contiguous_format)
+        target = out if arrays.is_direct(out) else torch.empty_like(source)
         native.all_reduce(source, target, native.plan(nbytes, algorithm), tag)
         if target is not out:
             out.copy_(target)
@@ -451,10 +448,6 @@ class Communicator:
         if self._native is not None and not capturing:
             self._native.refuse(code)
         raise InvalidCall(f"rank {self.rank}: {message}")
-
-
-def _direct(x: torch.Tensor) -> bool:
-    return x.is_contiguous() and x.data_ptr() % _ALIGNMENT == 0
 
 
 def _device(device: torch.device | str | int | None) -> torch.device:

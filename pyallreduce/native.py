@@ -28,7 +28,7 @@ from pyallreduce.reasons import Code, Reason
 from pyallreduce.verdicts import joint_verdict
 
 if TYPE_CHECKING:
-    from pyallreduce._C import Rank, Record
+    from pyallreduce._C import Launch, Rank, Record
     from pyallreduce.slab import Slabs
 
 __all__ = ["Edge", "NativePath"]
@@ -55,6 +55,10 @@ class Edge:
     rounds: int
     nanoseconds: int
     read_back: bool
+
+
+def _host_stream(_device: int) -> int:
+    return _HOST_STREAM
 
 
 class NativePath:
@@ -86,12 +90,15 @@ class NativePath:
         self._device = device
         self._rank: Rank = slabs.connect()
         self._plans: dict[int, Plan] = {}
+        self._launches: dict[torch.dtype, dict[int, Launch]] = {d: {} for d in arrays.DTYPE_CODES}
         may_leave = config.algorithm == "auto" and not config.batch_invariant
         self.leaves = may_leave and table_for(limits).leaves
         self._generation = 1
         self._renew_due = False
         self._drained = 0  # calls that had drained when a failure was told
-        self._stream: int | None = None
+        on_host = limits.target == "host"
+        self._stream: int | None = _HOST_STREAM if on_host else None
+        self._current_stream = _host_stream if on_host else arrays.current_stream
         self._patient = 0  # contexts that ask for patience
         self._settled = True  # as long as the start-up's deadline is in force
         self._calls = 0
@@ -120,20 +127,25 @@ class NativePath:
             AllReduceAborted, CallMismatch, CallRefused: an earlier call failed (host target: or
             this).
         """
+        self._run(self._launch(x, plan), x.data_ptr(), out.data_ptr(), tag)
+
+    def usual(self, x: torch.Tensor, source: int, target: int, tag: int) -> None:
+        """As `all_reduce` by default dispatch, of addresses that `arrays.address` has given."""
+        by_size = self._launches[x.dtype]
+        nbytes = x.nbytes
+        launch = by_size.get(nbytes)
+        if launch is None:
+            launch = by_size[nbytes] = self._launch(x, self.plan(nbytes))
+        self._run(launch, source, target, tag)
+
+    def _launch(self, x: torch.Tensor, plan: Plan) -> Launch:
+        code = arrays.DTYPE_CODES[x.dtype]
+        return self._rank.launch(x.numel(), code, plan.algorithm, plan.blocks, plan.lanes)
+
+    def _run(self, launch: Launch, source: int, target: int, tag: int) -> None:
         if self._renew_due:
             self.renew()
-        state = self._rank.all_reduce(
-            x.data_ptr(),
-            out.data_ptr(),
-            x.numel(),
-            arrays.DTYPE_CODES[x.dtype],
-            plan.algorithm,
-            plan.blocks,
-            plan.lanes,
-            tag,
-            self._current_stream(),
-        )
-        if state:
+        if launch(source, target, tag, self._followed()):
             raise self._failure()
         if not self._settled:
             self._settle()
@@ -176,7 +188,7 @@ class NativePath:
 
     def ping_pong(self, rounds: int, seed: int) -> list[Edge]:
         """Prove the edges to and from all peers by `rounds` messages; every rank must call it."""
-        stream = self._current_stream()
+        stream = self._followed()
         self._rank.ping_pong(rounds, seed, stream)
         if self.limits.target == "cuda":
             torch.cuda.current_stream(self._device).synchronize()
@@ -195,7 +207,7 @@ class NativePath:
         if self._renew_due:
             self.renew()
         if self._rank.state() == 0:
-            self._rank.refuse(_CODES.index(code), self._current_stream())
+            self._rank.refuse(_CODES.index(code), self._followed())
         self._renew_due, self._drained = True, self._own_record().drained
 
     def renew(self) -> None:
@@ -313,10 +325,8 @@ class NativePath:
     def _arm(self) -> None:
         self._slabs.arm(self._generation, self._config.timeout_ms)
 
-    def _current_stream(self) -> int:
-        if self.limits.target == "host":
-            return _HOST_STREAM
-        stream = arrays.current_stream(self._device)
+    def _followed(self) -> int:
+        stream = self._current_stream(self._device)
         if stream != self._stream:
             self._follow(stream)
         return stream

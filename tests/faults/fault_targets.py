@@ -191,10 +191,8 @@ class _Case:
 
         def call() -> None:
             with contextlib.suppress(PyallreduceError):
-                native._rank.all_reduce(
-                    *(x.data_ptr(), x.data_ptr(), x.numel(), 0),
-                    *(plan.algorithm, plan.blocks, plan.lanes, tag, self._another_stream()),
-                )
+                launch = native._launch(x, plan)
+                launch(x.data_ptr(), x.data_ptr(), tag, self._another_stream())
 
         self._second = threading.Thread(target=call)
         self._second.start()

@@ -58,17 +58,10 @@ class LocalGroup:
         self, rank: int, x: torch.Tensor, out: torch.Tensor, plan: Plan, tag: int = 0
     ) -> int:
         """One rank's call, on torch's current stream."""
-        return self.ranks[rank].all_reduce(
-            x.data_ptr(),
-            out.data_ptr(),
-            x.numel(),
-            DTYPE_CODES[x.dtype],
-            plan.algorithm,
-            plan.blocks,
-            plan.lanes,
-            tag,
-            torch.cuda.current_stream().cuda_stream,
-        )
+        code = DTYPE_CODES[x.dtype]
+        launch = self.ranks[rank].launch(x.numel(), code, plan.algorithm, plan.blocks, plan.lanes)
+        stream = torch.cuda.current_stream().cuda_stream
+        return launch(x.data_ptr(), out.data_ptr(), tag, stream)
 
     def all_reduce(
         self, inputs: Sequence[torch.Tensor], outs: Sequence[torch.Tensor], algorithm: str

@@ -62,17 +62,9 @@ class HostGroup:
     ) -> None:
         """One rank's part of one call, in this thread."""
         plan = plan_for(x.numel() * x.element_size(), self.limits, algorithm)
-        state = self.ranks[rank].all_reduce(
-            x.data_ptr(),
-            out.data_ptr(),
-            x.numel(),
-            DTYPE_CODES[x.dtype],
-            plan.algorithm,
-            plan.blocks,
-            plan.lanes,
-            0,
-            0,
-        )
+        code = DTYPE_CODES[x.dtype]
+        launch = self.ranks[rank].launch(x.numel(), code, plan.algorithm, plan.blocks, plan.lanes)
+        state = launch(x.data_ptr(), out.data_ptr(), 0, 0)
         assert state == 0, f"rank {rank} ended with {state:#x}"
 
 

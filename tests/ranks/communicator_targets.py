@@ -82,10 +82,7 @@ def replay_after_refusal(context: Context, _options: dict[str, Any]) -> list[str
         dist.barrier()
         native, out = comm._native, torch.zeros(64)
         assert native is not None
-        plan = native.plan(256)
-        state = native._rank.all_reduce(
-            *(x.data_ptr(), out.data_ptr(), 64, 0, plan.algorithm, plan.blocks, plan.lanes, 0, 0)
-        )
+        state = native._launch(x, native.plan(256))(x.data_ptr(), out.data_ptr(), 0, 0)
         checked, _ = outcome(comm.check)
         return [told, str(state != 0), checked]
 
