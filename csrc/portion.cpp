@@ -14,8 +14,6 @@ namespace {
 // A launch counts its elements in 32 bits; one lap is less than that in every slab.
 constexpr uint64_t kLaunchBytes = uint64_t{4} << 30;
 
-uint64_t divide_up(uint64_t value, uint64_t by) { return (value + by - 1) / by; }
-
 Portion in_laps(uint64_t bytes, uint64_t laps, uint64_t owners, const Plan& plan) {
   const uint64_t part = divide_up(divide_up(bytes, sizeof(Words)), owners);
   return Portion{bytes, static_cast<uint32_t>(laps),

@@ -14,8 +14,6 @@ namespace {
 constexpr uint64_t kVector = sizeof(Words);
 constexpr uint32_t kTagMask = 0x7fffffffu;
 
-uint64_t divide_up(uint64_t value, uint64_t by) { return (value + by - 1) / by; }
-
 void check(const Plan& plan, uint32_t world, uint64_t in, uint64_t out) {
   if (plan.blocks < 1 || plan.blocks > kMaxBlocks) {
     throw std::invalid_argument(std::to_string(plan.blocks) + " blocks: not 1 to " +

@@ -249,7 +249,8 @@ class Communicator:
         self._native.all_reduce(x, x, plan)
 
     def capacity(self, algorithm: AlgorithmName) -> int:
-        """The largest message, in bytes, that one launch carries; 0 without the native path."""
+        """The largest message, in bytes, that goes through the mailboxes at once; 0 without the
+        native path."""
         return 0 if self._native is None else self._native.capacity(algorithm)
 
     def check(self) -> None:

@@ -89,7 +89,6 @@ class NativePath:
         self._nonce = nonce
         self._device = device
         self._rank: Rank = slabs.connect()
-        self._plans: dict[int, Plan] = {}
         self._launches: dict[torch.dtype, dict[int, Launch]] = {d: {} for d in arrays.DTYPE_CODES}
         may_leave = config.algorithm == "auto" and not config.batch_invariant
         self.leaves = may_leave and table_for(limits).leaves
@@ -107,14 +106,9 @@ class NativePath:
         self.aborts = 0
 
     def plan(self, nbytes: int, algorithm: AlgorithmName = "auto") -> Plan:
-        """The plan for a message; remembered by size for the default dispatch."""
-        if algorithm != "auto":
-            return plan_for(nbytes, self.limits, algorithm)
-        plan = self._plans.get(nbytes)
-        if plan is None:
-            plan = plan_for(nbytes, self.limits, self._config.algorithm)
-            self._plans[nbytes] = plan
-        return plan
+        """The plan for a message."""
+        chosen = self._config.algorithm if algorithm == "auto" else algorithm
+        return plan_for(nbytes, self.limits, chosen)
 
     def left_to_nccl(self, nbytes: int) -> bool:
         """Whether default dispatch gives a message of this size to the fallback."""
@@ -130,7 +124,10 @@ class NativePath:
         self._run(self._launch(x, plan), x.data_ptr(), out.data_ptr(), tag)
 
     def usual(self, x: torch.Tensor, source: int, target: int, tag: int) -> None:
-        """As `all_reduce` by default dispatch, of addresses that `arrays.address` has given."""
+        """As `all_reduce` by default dispatch, of addresses that `arrays.address` has given.
+
+        Launches are remembered by dtype and size.
+        """
         by_size = self._launches[x.dtype]
         nbytes = x.nbytes
         launch = by_size.get(nbytes)

@@ -21,8 +21,9 @@ def _by_limit(one_shot_limit: int) -> Table:
 
 
 GPU: dict[int, Table] = {
-    # Measured with these kernels: up to 256 KiB on two H100s, bench/results/sweep-h100-2.json;
-    # above on two H200s, sweep-h200-2-laps.json and race-park-h200-2.txt.
+    # Measured on the way to these kernels: up to 256 KiB on two H100s,
+    # bench/results/sweep-h100-2.json; above on two H200s, sweep-h200-2-laps.json and
+    # race-park-h200-2.txt.
     2: Table(
         (
             Entry(256 * _KIB, "one_shot"),

@@ -38,16 +38,16 @@ PYALLREDUCE_FN uint32_t ld_relaxed_sys(const uint32_t* from) {
   asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
   return v;
 }
+// Between what this block's barrier has ordered and a relaxed store: a release. Between a relaxed
+// load and that barrier: an acquire.
+PYALLREDUCE_FN void fence_sys() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 // Acquire: what the writer of these words saw performed before it wrote them is seen by later loads
 // of this thread.
 PYALLREDUCE_FN Words ld_acquire_sys(const Words* from) {
   const Words v = ld_relaxed_sys(from);
-  asm volatile("fence.acq_rel.sys;" ::: "memory");
+  fence_sys();
   return v;
 }
-// Between what this block's barrier has ordered and a relaxed store: a release. Between a relaxed
-// load and that barrier: an acquire.
-PYALLREDUCE_FN void fence_sys() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
 PYALLREDUCE_FN void st_relaxed_sys(Words* to, const Words& v) {
   asm volatile("st.relaxed.sys.global.v4.u32 [%0], {%1,%2,%3,%4};" ::"l"(to), "r"(v.w[0]),
                "r"(v.w[1]), "r"(v.w[2]), "r"(v.w[3])

@@ -18,7 +18,7 @@ HEADER = Path(__file__).parents[2] / "csrc/protocol/memory.h"
 _FUNCTION = re.compile(
     r"^PYALLREDUCE_FN [\w ]+?(\w+)\(([^)]*)\) \{(?:\n(.*?)^| (.*?) )\}$", re.M | re.S
 )
-_PART = re.compile(r'asm volatile\(\s*"([^"]*)"|= (\w+)\(from\)')
+_PART = re.compile(r'asm volatile\(\s*"([^"]*)"|= (\w+)\(from\)|^  (\w+)\(\);', re.M)
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Memory:
         self.waits_for_the_grid_before = '"griddepcontrol.wait;"' in gpu
         for name, _, body, line in _FUNCTION.findall(gpu):
             found: list[Operation] = []
-            for instruction, called in _PART.findall(body or line):
-                if called:
+            for instruction, load, fence in _PART.findall(body or line):
+                if called := load or fence:
                     found += self.functions[called]
                 elif match := re.match(r"(ld|st|atom|fence)\.(\w+)\.(\w+)", instruction):
                     found.append(Operation(match[1], cast("Any", match[2]), cast("Any", match[3])))

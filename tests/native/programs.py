@@ -13,7 +13,7 @@ __all__ = ["ROOT", "SCENARIOS", "STIRRED", "build", "build_scenarios", "run"]
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("csrc/layout.cpp", "csrc/portion.cpp", "csrc/rank.cpp", "csrc/host/host_rank.cpp")
-# tests/native/scenarios.cpp says what each of them is.
+# tests/native/scenarios/ says what each of them is.
 SCENARIOS = (
     "absent",
     "another_is_absent",

@@ -1,0 +1,98 @@
+// SPDX-FileCopyrightText: The pyallreduce authors
+// SPDX-License-Identifier: Apache-2.0
+//
+// Calls that differ.
+#pragma once
+
+#include "scenarios/tools.h"
+
+namespace pyallreduce::test {
+
+bool poisoned(Message<float>& out) {
+  for (uint32_t i = 0; i < out.elements; ++i) {
+    if (!std::isnan(out[i])) return false;
+  }
+  return true;
+}
+
+struct Made {
+  uint32_t elements = 100;
+  Algorithm algorithm = Algorithm::kOneShot;
+  uint32_t tag = 0;
+  uint32_t blocks = 1;
+};
+
+void expect_mismatch(const Made& usual, const Made& other) {
+  for (uint32_t world = 2; world <= 3; ++world) {
+    Group group(world, 3'000);
+    group.run([&](uint32_t r) {
+      const Made& made = r == 1 ? other : usual;
+      Message<float> x(made.elements), out(made.elements);
+      for (uint32_t i = 0; i < made.elements; ++i) x[i] = 1;
+      const uint32_t word =
+          all_reduce(group, r, x, out, Plan{made.algorithm, made.blocks, 32}, made.tag);
+      const Stop stop = stop_of(word, 1);
+      EXPECT(stop == Stop::kMismatch || stop == Stop::kPeer);
+      EXPECT(poisoned(out));
+      if (stop != Stop::kMismatch) return;
+      const Record record = group.ranks[r]->report();
+      EXPECT(record.theirs.w[1] != record.ours.w[1] || record.theirs.w[2] != record.ours.w[2] ||
+             record.theirs.w[3] != record.ours.w[3]);
+      EXPECT(record.peer < world && record.peer != r);
+    });
+  }
+}
+
+void mismatch() {
+  expect_mismatch(Made{}, Made{104});  // another vector
+  expect_mismatch(Made{}, Made{99});   // the same vectors, another tail
+  expect_mismatch(Made{}, Made{100, Algorithm::kTwoShot});
+  expect_mismatch(Made{}, Made{100, Algorithm::kOneShot, 5});
+  expect_mismatch(Made{100, Algorithm::kTwoShot}, Made{100, Algorithm::kTwoShot, 5});
+  expect_mismatch(Made{}, Made{100, Algorithm::kOneShot, 0, 2});
+}
+
+// Rank 1 made one call more: its next one is told apart by its epoch alone.
+void epochs_differ() {
+  Group group(2, 3'000);
+  for (uint32_t b = 0; b < kMaxBlocks; ++b) group.slab(1).state(b)->epoch = 2;
+  group.run([&](uint32_t r) {
+    Message<float> x(64);
+    EXPECT(all_reduce(group, r, x, x, Plan{Algorithm::kOneShot, 1, 32}) != 0);
+  });
+}
+
+void refusal() {
+  for (const Algorithm algorithm : kBoth) {
+    Group group(3, 3'000);
+    group.run([&](uint32_t r) {
+      if (r == 1) return group.ranks[r]->refuse(9, 0);
+      Message<float> x(100), out(100);
+      const Stop stop = stop_of(all_reduce(group, r, x, out, Plan{algorithm, 4, 32}), 1);
+      EXPECT(stop == Stop::kRefused || stop == Stop::kPeer);
+      EXPECT(poisoned(out));
+      if (stop == Stop::kRefused) EXPECT(group.ranks[r]->report().theirs.w[3] == 9);
+    });
+    group.begin(2);
+    EXPECT(every_rank_calls(group, 100, Plan{algorithm, 4, 32}));
+  }
+}
+
+// A graph of the refuser is replayed before its peers have come to the call that it refused: its
+// signature must not take the refusal's place.
+void refusal_then_replay() {
+  Group group(2, 1'000);
+  group.run([&](uint32_t r) {
+    Message<float> x(100), out(100);
+    if (r == 1) {
+      group.ranks[r]->refuse(9, 0);
+    } else {
+      sleep_ms(200);
+    }
+    const uint32_t word = all_reduce(group, r, x, out, Plan{Algorithm::kOneShot, 1, 32});
+    EXPECT(stop_of(word, 1) == (r == 1 ? Stop::kPeer : Stop::kRefused));
+    EXPECT(poisoned(out));
+  });
+}
+
+}  // namespace pyallreduce::test
