@@ -51,8 +51,15 @@ for step in $steps; do
     check)
       if [ "$gpus" -ge 2 ]; then run check 300 pyallreduce check --json "$out/check.json"
       else run check 200 "${share[@]}" pyallreduce check --quick --ranks 2 --json "$out/check.json"; fi ;;
+    # Compiles the peers' kernels, which takes minutes of the CPU, behind the steps that follow: no timing among them.
+    compile)
+      peers
+      "${with_peers[@]}" timeout 400 pyallreduce bench --compare --backends vllm,flashinfer,sglang --modes graph -b 1K -e 1K \
+        --samples 2 > "$out/compile.log" 2>&1 &
+      compiling=$! ;;
     # More arguments in $COMPARE and $SWEEP, such as COMPARE='--modes graph --samples 30'; the commit in $COMMIT.
     compare)
+      [ -n "${compiling:-}" ] && wait "$compiling"
       peers
       # shellcheck disable=SC2086
       TAIL=110 run compare "${COMPARE_SECONDS:-580}" "${with_peers[@]}" pyallreduce bench --compare \
@@ -60,7 +67,7 @@ for step in $steps; do
         -o "$out/compare-${gpu:-gpu}-$gpus.json" ${COMPARE:-} ;;
     # shellcheck disable=SC2086
     sweep) run sweep 300 python3 bench/sweep.py "$out/sweep.json" --timeout 290 ${SWEEP:-} ;;
-    race) run race 250 python3 bench/race.py "bench/races/${RACE:-laps}.json" "$out/race" -b 256K -e 64M --samples 15 --shipped ;;
+    race) run race 250 python3 bench/race.py "bench/races/${RACE:-small}.json" "$out/race" -b "${RACE_FROM:-1K}" -e "${RACE_TO:-256K}" --samples 15 --shipped ;;
     types) run types 120 pyallreduce bench -b 1K -e 16M -f 4 -d all -G 25 --backend auto --json "$out/types.json" ;;
     tune) run tune 120 pyallreduce tune --output "$out/tuning.json" ;;
     bench) run bench 300 pyallreduce bench -b 1K -e 256M -f 2 --eager --json "$out/bench.json" ;;

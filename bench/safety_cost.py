@@ -35,7 +35,7 @@ _BOTH = ("one_shot.h", "two_shot.h")
 PATCHES: list[Patch] = [
     *((file, "  signatures.send(block, turn);\n", "") for file in _BOTH),
     ("one_shot.h", "  signatures.check(block, turn);\n", ""),
-    ("two_shot.h", "    if (step == 0 || ends) signatures.check_lap(block, turn, lap);\n", ""),
+    ("two_shot.h", "    if (step == 0 || ends) signatures.check(block, turn, lap);\n", ""),
     *((file, "  enter(block, turn);\n", "") for file in _BOTH),
     *((file, " | signatures.bits()", "") for file in _BOTH),
     *(

@@ -4,9 +4,10 @@
 
 python bench/soak.py OUT.json [--seconds 40] [--seed 1] [--ranks N]
 
-A graph is a chain of calls on one buffer, x <- sum(x) / N + 1 on every rank: each call's payload
-differs from the one before, so that stale data shows, and an error stays until it is counted at the
-end. All of that is exact for 2, 4 and 8 ranks.
+A graph is a chain of calls on one buffer, so that each call's payload differs from the one before:
+stale data shows, and an error stays until it is counted at the end. Most chains double, x <-
+sum(x), and are nothing but calls; the others count, x <- sum(x) / N + 1. All of that is exact for
+2, 4 and 8 ranks.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +28,37 @@ from pyallreduce.info import gpu_count, header
 from pyallreduce.launch import launch, place
 from pyallreduce.worker import Context
 
-_SIZES = (1, 37, 512, 4096, 4099, 40_961, 262_144, 1_000_003)
-_CHAIN = 120  # sums stay exact in bfloat16: values up to 2 x 121
-_GRAPHS = 12
+# Elements, and how often such a graph is replayed: small calls make the number, and the largest
+# goes through its mailboxes in laps.
+_SIZES = {
+    1: 20,
+    37: 20,
+    512: 20,
+    4096: 20,
+    4099: 20,
+    40_961: 10,
+    262_144: 2,
+    1_000_003: 1,
+    40_000_003: 0.02,
+}
+_GRAPHS_A_SIZE = 3
+_COUNTED = 120  # calls of a counting chain: sums stay exact in bfloat16, up to 121 times N
+_DOUBLINGS = 120  # of a doubling chain: 2^120 is finite in bfloat16 and float32
+_DELAYED = 0.01  # of the calls, on each rank
 _ROUND_REPLAYS = 400
+_MOST_FORCED = 1 << 21  # elements: one-shot would be dozens of launches
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A graph on `x`, what it makes of ones (a sum of which is wrong where it differs), its calls,
+    and what it reads, which has to live as long."""
+
+    graph: torch.cuda.CUDAGraph
+    x: torch.Tensor
+    result: float
+    calls: int
+    kept: torch.Tensor
 
 
 def run_rank(context: Context, options: dict[str, Any]) -> dict[str, Any]:
@@ -37,38 +66,41 @@ def run_rank(context: Context, options: dict[str, Any]) -> dict[str, Any]:
     shared = random.Random(options["seed"])  # the same choices on every rank
     own = random.Random(options["seed"] * 1000 + context.rank)  # delays differ
     with Communicator(device=device) as comm:
-        graphs = [_record(comm, shared, own) for _ in range(_GRAPHS)]
+        sizes = [size for size in _SIZES for _ in range(_GRAPHS_A_SIZE)]
+        chains = [_record(comm, size, shared, own) for size in sizes]
+        weights = [_SIZES[size] for size in sizes]
         wrong = torch.zeros((), dtype=torch.int64, device=device)
         calls, until = 0, time.monotonic() + options["seconds"]
         while _everybody(time.monotonic() < until):
-            for _ in range(_ROUND_REPLAYS):
-                graph, x, _ = shared.choice(graphs)
-                x.fill_(0.0)
-                graph.replay()
-                wrong += (x != _CHAIN).sum()
-                calls += _CHAIN
+            for chain in shared.choices(chains, weights, k=_ROUND_REPLAYS):
+                chain.x.fill_(1.0)
+                chain.graph.replay()
+                wrong += (chain.x != chain.result).sum()
+                calls += chain.calls
             torch.cuda.synchronize()
             comm.check()
         return {"calls": calls, "wrong": int(wrong)}
 
 
-def _record(
-    comm: Communicator, shared: random.Random, own: random.Random
-) -> tuple[torch.cuda.CUDAGraph, torch.Tensor, torch.Tensor]:
-    """A graph, the tensor that it counts up, and what it adds, which has to live as long."""
-    dtype = shared.choice((torch.float32, torch.float16, torch.bfloat16))
-    x = torch.zeros(shared.choice(_SIZES), dtype=dtype, device=comm.device)
+def _record(comm: Communicator, size: int, shared: random.Random, own: random.Random) -> Chain:
+    doubles = shared.random() < 0.7
+    dtypes = (torch.float32, torch.bfloat16) if doubles else (torch.float32, torch.float16)
+    x = torch.zeros(size, dtype=shared.choice((*dtypes, torch.bfloat16)), device=comm.device)
     one = torch.ones_like(x)
+    world = comm.world_size
+    calls = _DOUBLINGS // (world.bit_length() - 1) if doubles else _COUNTED
+    algorithms = ("two_shot", "auto") if size > _MOST_FORCED else ("one_shot", "two_shot", "auto")
     cuda: Any = torch.cuda
     graph = torch.cuda.CUDAGraph()
     torch.cuda.synchronize()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-        for _ in range(_CHAIN):
-            if own.random() < 0.05:
+        for _ in range(calls):
+            if own.random() < _DELAYED:
                 cuda._sleep(own.randrange(1, 60_000))  # up to about 30 us
-            comm.all_reduce(x, out=x, algorithm=shared.choice(("one_shot", "two_shot", "auto")))
-            torch.add(one, x, alpha=1 / comm.world_size, out=x)
-    return graph, x, one
+            comm.all_reduce(x, out=x, algorithm=shared.choice(algorithms))
+            if not doubles:
+                torch.add(one, x, alpha=1 / world, out=x)
+    return Chain(graph, x, float(world) ** calls if doubles else 1.0 + calls, calls, one)
 
 
 def _everybody(go_on: bool) -> bool:

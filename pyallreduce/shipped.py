@@ -34,11 +34,25 @@ GPU: dict[int, Table] = {
             Entry(MAX_BYTES, "two_shot", lanes=512),
         )
     ),
-    # With a prototype of the same algorithms on four H100s, not with these kernels.
-    4: _by_limit(256 * _KIB),
+    # Measured on four H200s, with three and with four ranks: bench/results/sweep-h200-3.json,
+    # sweep-h200-4.json, sweep-h200-4-large.json.
+    3: Table(
+        (
+            Entry(256 * _KIB, "one_shot"),
+            Entry(4 * _MIB, "two_shot"),
+            Entry(MAX_BYTES, "two_shot", lanes=480),
+        )
+    ),
+    4: Table(
+        (
+            Entry(256 * _KIB, "one_shot"),
+            Entry(1 * _MIB, "two_shot", lanes=128),
+            Entry(16 * _MIB, "two_shot", lanes=256),
+            Entry(MAX_BYTES, "two_shot", lanes=480),
+        )
+    ),
     # By the model: two-shot saves (N-1)(1-2/N) of the message on a wire of 365 GB/s and costs about
     # 1.3 us for its second hop.
-    3: _by_limit(512 * _KIB),
     5: _by_limit(192 * _KIB),
     6: _by_limit(128 * _KIB),
     7: _by_limit(96 * _KIB),

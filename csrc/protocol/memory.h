@@ -38,14 +38,17 @@ PYALLREDUCE_FN uint32_t ld_relaxed_sys(const uint32_t* from) {
   asm volatile("ld.relaxed.sys.global.u32 %0, [%1];" : "=r"(v) : "l"(from) : "memory");
   return v;
 }
-// Between what this block's barrier has ordered and a relaxed store: a release. Between a relaxed
-// load and that barrier: an acquire.
+// Between what this block's barrier has ordered and a relaxed store: a release.
 PYALLREDUCE_FN void fence_sys() { asm volatile("fence.acq_rel.sys;" ::: "memory"); }
-// Acquire: what the writer of these words saw performed before it wrote them is seen by later loads
-// of this thread.
+// Acquire: what the writer of these words saw performed before it wrote them precedes what this
+// thread does later, and what a barrier puts behind that. Unlike a fence it does not wait until
+// this thread's own stores are performed, which takes long where the wire is busy.
 PYALLREDUCE_FN Words ld_acquire_sys(const Words* from) {
-  const Words v = ld_relaxed_sys(from);
-  fence_sys();
+  Words v;
+  asm volatile("ld.acquire.sys.global.v4.u32 {%0,%1,%2,%3}, [%4];"
+               : "=r"(v.w[0]), "=r"(v.w[1]), "=r"(v.w[2]), "=r"(v.w[3])
+               : "l"(from)
+               : "memory");
   return v;
 }
 PYALLREDUCE_FN void st_relaxed_sys(Words* to, const Words& v) {

@@ -33,6 +33,10 @@ class Signatures {
     });
   }
 
+  // Before a barrier of the block. Happens-before, in a call of several laps: what the peers
+  // re-armed before they sent this lap's signature precedes, by the signature, its acquire and the
+  // barrier, this block's pushes of the next lap; behind the last lap, those of the next call. In a
+  // call of one lap the ends of the grids serve.
   PYALLREDUCE_FN void check(const Block& block, Turn& turn, uint32_t lap = 0) const {
     block.signer([&](uint32_t lane) {
       if (has_peer(turn.call, lane)) compare(turn, lane, lap);
@@ -41,19 +45,10 @@ class Signatures {
 
   // Behind a barrier of the block that all its lanes reach when they have re-armed what they read
   // in the lap before. Happens-before: that re-arming precedes, by the barrier and this fence, the
-  // signature, and so what a peer does behind check_lap() and the barrier that follows.
+  // signature, and so what a peer does behind check() and the barrier that follows.
   PYALLREDUCE_FN void send_lap(const Block& block, const Turn& turn, uint32_t lap) const {
     block.signer([&](uint32_t) { fence_sys(); });
     send(block, turn, lap);
-  }
-
-  // Before a barrier of the block. Happens-before: what the peers re-armed before they sent this
-  // lap's signature precedes, by the signature, this fence and the barrier, this block's pushes of
-  // the next lap; behind the last lap, those of the next call. In a call of one lap the ends of the
-  // grids serve.
-  PYALLREDUCE_FN void check_lap(const Block& block, Turn& turn, uint32_t lap) const {
-    check(block, turn, lap);
-    if (turn.call.laps > 1) block.signer([&](uint32_t) { fence_sys(); });
   }
 
   PYALLREDUCE_FN uint64_t bits() const { return to_.bits() | from_.bits(); }
@@ -72,6 +67,7 @@ class Signatures {
       return false;
     };
     if (!turn.wait(lane, Phase::kSignature, arrived)) return;
+    if (turn.call.laps > 1) theirs = ld_acquire_sys(mailbox);  // the same again
     st_relaxed_sys(mailbox, armed());
     const Words ours = signature_of(turn.call, turn.epoch + lap);
     bool same = true;

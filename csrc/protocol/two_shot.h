@@ -182,7 +182,7 @@ PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
   for (uint32_t step = 0; gathered.lap < call.laps; ++step) {
     const uint32_t lap = step == 0 ? 0 : scattered.lap;
     const bool ends = 0 < lap && lap < call.laps && scattered.last(call.tile, block.lanes);
-    if (step == 0 || ends) signatures.check_lap(block, turn, lap);
+    if (step == 0 || ends) signatures.check(block, turn, lap);
     scatter_step();
     if (block.lanes > kFewLanes && !block.all(turn.ok())) turn.join();
     each(summed, [&](uint32_t lane, const Place& p) {

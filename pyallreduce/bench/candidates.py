@@ -24,7 +24,9 @@ from pyallreduce.worker import Context
 
 __all__ = ["LANES", "Outcome", "Race", "candidates", "measure", "run_rank", "sizes_between"]
 
-LANES = (96, 128, 256, 352, 480, 512)
+LANES = (32, 64, 96, 128, 256, 352, 480, 512)
+# Blocks this small are worth their time where the grid takes the message in one step.
+_SMALL = 64
 _HOST_LANES = (64,)
 _VECTOR = 16  # bytes
 _DIVISORS = (1, 4 / 3, 2, 4)  # of the largest grid that a message can fill
@@ -107,8 +109,7 @@ def candidates(nbytes: int, limits: Limits) -> list[Plan]:
         Plan(code, blocks, width)
         for code in ALGORITHM_NAMES
         if not _hopeless(nbytes, limits.world, code)
-        for width in _useful(lanes, _vectors(nbytes, limits.world, code))
-        if width <= max_lanes(limits.world)
+        for width in _useful(lanes, _vectors(nbytes, limits.world, code), limits)
         for blocks in _grids(_vectors(nbytes, limits.world, code), width, limits.blocks)
     ]
 
@@ -171,16 +172,23 @@ def _vectors(nbytes: int, world: int, code: int) -> int:
     return max(1, -(-nbytes // (_VECTOR * owners)))
 
 
-def _useful(lanes: Sequence[int], vectors: int) -> list[int]:
-    """The widths up to the first one at which a single block holds the message."""
+def _useful(lanes: Sequence[int], vectors: int, limits: Limits) -> list[int]:
+    """The widths up to the first one at which a single block holds the message, but no small ones
+    that would take several steps."""
     enough = [width for width in lanes if width >= vectors]
-    return [width for width in lanes if not enough or width <= enough[0]]
+    return [
+        width
+        for width in lanes
+        if width <= min([*enough[:1], max_lanes(limits.world)])
+        and (width > _SMALL or vectors <= width * limits.blocks or limits.target == "host")
+    ]
 
 
 def _grids(vectors: int, lanes: int, limit: int) -> list[int]:
     """From one vector a lane, or the largest grid, down to a quarter of that."""
     most = min(-(-vectors // lanes), limit)
-    return sorted({max(1, round(most / divisor)) for divisor in _DIVISORS}, reverse=True)
+    divisors = _DIVISORS if lanes > _SMALL else _DIVISORS[:1]
+    return sorted({max(1, round(most / divisor)) for divisor in divisors}, reverse=True)
 
 
 def _hopeless(nbytes: int, world: int, code: int) -> bool:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,10 @@ def _progress(cells: int) -> Iterator[Tell]:
 
 
 class _Lines:
-    """One line when a row turns to another mode, with the figures so far."""
+    """One line when a row turns to another mode, with the figures so far, and when it was."""
 
     def __init__(self) -> None:
+        self._since = time.monotonic()
         self._row: tuple[str, ...] = ()
         self._figures: list[str] = []
 
@@ -129,15 +131,18 @@ class _Lines:
             self._flush()
         elif "stage" in said:
             self._flush()
-            click.echo(f"# {said['stage']}")
+            click.echo(f"# {said['stage']} ({self._at()})")
         elif "failure" in said:
             self._flush()
             click.echo(f"# missing: {said['failure']}")
 
     def _flush(self) -> None:
         if self._figures:
-            click.echo(f"{' '.join(self._row)}: {' '.join(self._figures)}")
+            click.echo(f"{' '.join(self._row)}: {' '.join(self._figures)} ({self._at()})")
         self._figures = []
+
+    def _at(self) -> str:
+        return f"at {time.monotonic() - self._since:.0f} s"
 
 
 def _slab_bytes(world: int) -> int:

@@ -76,13 +76,26 @@ class _Case:
                         self._step(comm, number)
                 if self.fault in ("torn", "delayed"):
                     dist.barrier()  # these links are not done when the kernel is
-                if self.is_victim and self.stage == "teardown":
-                    self._strike()
-                    comm.close()
+                if self.stage == "teardown":
+                    self._await_all()
+                    if self.is_victim:
+                        self._strike()
+                        comm.close()
         except (PyallreduceError, Planted) as error:
             self.outcome["end"], self.outcome["text"] = type(error).__name__, str(error)
             self.outcome["peer"] = getattr(error, "peer", -1)
         return self.outcome
+
+    def _await_all(self) -> None:
+        """The victim goes on when everybody has finished the last call; a barrier would bind the
+        others to its death."""
+        victim, token = self.case["victim"], torch.zeros(1)
+        if not self.is_victim:
+            dist.send(token, victim)
+            return
+        for rank in range(self.context.world):
+            if rank != victim:
+                dist.recv(token, rank)
 
     @contextlib.contextmanager
     def _timed(self) -> Iterator[None]:

@@ -18,7 +18,7 @@ HEADER = Path(__file__).parents[2] / "csrc/protocol/memory.h"
 _FUNCTION = re.compile(
     r"^PYALLREDUCE_FN [\w ]+?(\w+)\(([^)]*)\) \{(?:\n(.*?)^| (.*?) )\}$", re.M | re.S
 )
-_PART = re.compile(r'asm volatile\(\s*"([^"]*)"|= (\w+)\(from\)|^  (\w+)\(\);', re.M)
+_ASM = re.compile(r'asm volatile\(\s*"(ld|st|atom|fence)\.(\w+)\.(\w+)')
 
 
 @dataclass(frozen=True)
@@ -39,13 +39,7 @@ class Memory:
         self.forms_agree = True  # those for a word and for a vector differ in width alone
         self.waits_for_the_grid_before = '"griddepcontrol.wait;"' in gpu
         for name, _, body, line in _FUNCTION.findall(gpu):
-            found: list[Operation] = []
-            for instruction, load, fence in _PART.findall(body or line):
-                if called := load or fence:
-                    found += self.functions[called]
-                elif match := re.match(r"(ld|st|atom|fence)\.(\w+)\.(\w+)", instruction):
-                    found.append(Operation(match[1], cast("Any", match[2]), cast("Any", match[3])))
-            if found:
+            if found := [Operation(*cast("Any", part)) for part in _ASM.findall(body or line)]:
                 first = self.functions.setdefault(name, tuple(found))
                 self.forms_agree &= first == tuple(found)
 
@@ -66,16 +60,23 @@ class Memory:
         return result
 
 
-def lap_steps(kind: str) -> tuple[str, ...]:
-    """What the signer does, in program order, where two_shot.h has it "send" or "check" a lap's
-    signature: that, and "fence_sys"."""
-    two_shot, signature = (
-        HEADER.with_name(name).read_text(encoding="utf-8") for name in ("two_shot.h", "signature.h")
-    )
-    called = re.search(rf"signatures\.({kind}\w*)\(block, turn, ", two_shot)
+def lap_steps() -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """What the signer does with a lap's signature, in program order: when it sends it, "send" and
+    the fence; when it checks it, the loads."""
+    signature = HEADER.with_name("signature.h").read_text(encoding="utf-8")
+
+    def found(function: str, wanted: str) -> tuple[str, ...]:
+        body = re.search(
+            rf"PYALLREDUCE_FN void {function}\(.*?\{{\n(.*?)^  \}}", signature, re.M | re.S
+        )
+        assert body is not None
+        return tuple(dict.fromkeys(re.findall(wanted, body[1])))
+
+    called = re.search(r"signatures\.(send\w*)\(block, turn, ", _two_shot())
     assert called is not None
-    body = re.search(
-        rf"PYALLREDUCE_FN void {called[1]}\(.*?\{{\n(.*?)^  \}}", signature, re.M | re.S
-    )
-    assert body is not None
-    return tuple(re.findall(r"\b(send|check|fence_sys)\(", body[1])) or (kind,)
+    sends = found(called[1], r"\b(send|fence_sys)\(") or ("send",)
+    return sends, found("compare", r"\b(ld_\w+_sys|fence_sys)\(")
+
+
+def _two_shot() -> str:
+    return HEADER.with_name("two_shot.h").read_text(encoding="utf-8")

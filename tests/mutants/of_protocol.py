@@ -382,8 +382,8 @@ PROTOCOL = [
     Mutant(
         "a lap's signature is looked for in the lap before",
         _P + "two_shot.h",
-        "signatures.check_lap(block, turn, lap);",
-        "signatures.check_lap(block, turn, lap - (ends ? 1 : 0));",
+        "signatures.check(block, turn, lap);",
+        "signatures.check(block, turn, lap - (ends ? 1 : 0));",
         "laps",
     ),
     Mutant(
