@@ -20,6 +20,7 @@ from pyallreduce.bench.report import Record
 __all__ = ["draw"]
 
 _SIZE = (8.0, 5.0)  # inches
+_COLOURS = 10  # of matplotlib's default cycle
 _FORMATS = ("png", "svg")
 _OURS = "pyallreduce auto"
 _KIB, _MIB = 1 << 10, 1 << 20
@@ -120,7 +121,8 @@ def _line(
     if points:
         sizes, values = zip(*points, strict=True)
         style = {"linewidth": 2.5, "zorder": 3} if ours else {"linewidth": 1.0}
-        axes.plot(sizes, values, marker="o", markersize=3, label=title, **style)
+        dash = "-" if len(axes.lines) < _COLOURS else "--"  # colours come round again
+        axes.plot(sizes, values, dash, marker="o", markersize=3, label=title, **style)
 
 
 def _size(nbytes: int) -> str:
