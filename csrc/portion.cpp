@@ -31,8 +31,11 @@ Portion next_portion(const Layout& layout, const Plan& plan, uint64_t bytes) {
   const uint64_t most = std::clamp<uint64_t>(kLaunchBytes / capacity, 1, kMaxLaps);
   const uint64_t laps = std::clamp<uint64_t>(divide_up(bytes, capacity), 1, most);
   const Portion all = in_laps(std::min(bytes, laps * capacity), laps, layout.world, plan);
-  if (laps == 1 || all.tile >= kLeastSteps * plan.lanes) return all;
-  return in_laps(capacity, 1, layout.world, plan);
+  const uint32_t least = kLeastSteps * plan.lanes;
+  if (laps == 1 || all.tile >= least) return all;
+  // In equal laps they would be too short: full ones, and the rest in a launch of its own.
+  const uint64_t full = layout.two_shot_tile >= least ? laps - 1 : 1;
+  return in_laps(full * capacity, full, layout.world, plan);
 }
 
 }  // namespace pyallreduce

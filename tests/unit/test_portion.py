@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyallreduce import _C
-from pyallreduce.policy import ONE_SHOT, TWO_SHOT
+from pyallreduce.policy import ONE_SHOT, TWO_SHOT, Limits, plan_for
 
 VECTOR = 16  # bytes
 LEAST_STEPS = 4  # csrc/protocol/two_shot.h
@@ -45,6 +45,23 @@ def test_a_long_message_is_one_launch_of_laps(mebibytes: int, laps: int) -> None
     nbytes = mebibytes << 20
     portion = _C.Layout(2, 64 << 20).next_portion(TWO_SHOT, 128, 512, nbytes)
     assert portion[:2] == (nbytes, laps)
+
+
+@pytest.mark.parametrize("world", range(2, 9))
+def test_by_the_shipped_shapes_a_large_message_goes_in_laps(world: int) -> None:
+    plan = plan_for(64 << 20, Limits(world, "cuda", 128))
+    portion = _C.Layout(world, 64 << 20).next_portion(
+        plan.algorithm, plan.blocks, plan.lanes, 64 << 20
+    )
+    assert portion[0] >= 48 << 20
+    assert portion[1] > 1
+
+
+def test_what_equal_laps_would_make_too_short_goes_in_full_ones() -> None:
+    layout = _C.Layout(7, 64 << 20)
+    done, laps, tile = layout.next_portion(TWO_SHOT, 128, 256, 64 << 20)
+    assert (laps, tile) == (4, layout.two_shot_tile)
+    assert done == 4 * layout.two_shot_capacity(128) < 64 << 20
 
 
 def test_a_lap_too_short_is_a_launch() -> None:
