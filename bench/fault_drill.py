@@ -2,10 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keep a record of the fault matrix, of deaths and how soon they are told, and of many starts.
 
-python bench/fault_drill.py OUT.json [--gpus N] [--matrix] [--kills 20] [--starts 1000] [--late 50]
+python bench/fault_drill.py OUT.json [--gpus N] [--ranks N] [--matrix] [--kills 20] [--starts 1000]
+    [--late 50]
 
 Without --gpus the ranks are processes on the CPU. The cases and what is asked of them are those of
-tests/faults.
+tests/faults; the matrix is of two ranks.
 """
 
 from __future__ import annotations
@@ -47,9 +48,9 @@ def _record(case: Case, outcomes: Outcomes) -> dict[str, Any]:
     }
 
 
-def kills(gpus: int, count: int) -> dict[str, Any]:
+def kills(ranks: int, gpus: int, count: int) -> dict[str, Any]:
     """Seconds from a survivor's call, in which it waits for a rank that dies, to its exception."""
-    case = Case("kill", "steady", 1)
+    case = Case("kill", "steady", 1, ranks)
     took, complaints = [], 0
     for _ in range(count):
         seen = run([case], gpus, 60).get(case.name, {})
@@ -64,9 +65,8 @@ def kills(gpus: int, count: int) -> dict[str, Any]:
     }
 
 
-def starts(gpus: int, count: int) -> dict[str, Any]:
+def starts(placement: Placement, count: int) -> dict[str, Any]:
     """False vetoes, and ms of a start and of its live validation (the slowest rank's)."""
-    placement = Placement(2, gpus)
     results = launch("life_targets:starts", {"starts": count}, placement, deadline_s=60 + count)
     validation = [max(times) for times in zip(*(r["validation_ms"] for r in results), strict=True)]
     return {
@@ -83,25 +83,31 @@ def starts(gpus: int, count: int) -> dict[str, Any]:
 @click.command()
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--gpus", default=0)
+@click.option("--ranks", type=click.IntRange(2, 8), default=2)
 @click.option("--matrix", "with_matrix", is_flag=True)
 @click.option("--kills", "kill_count", default=0)
 @click.option("--starts", "start_count", default=0)
 @click.option("--late", default=0.0, help="Seconds by which one rank comes late to a call.")
 def main(
-    output: Path, gpus: int, with_matrix: bool, kill_count: int, start_count: int, late: float
+    output: Path,
+    gpus: int,
+    ranks: int,
+    with_matrix: bool,
+    kill_count: int,
+    start_count: int,
+    late: float,
 ) -> None:
+    placement = Placement(ranks, gpus)
     command = f"bench/fault_drill.py {' '.join(sys.argv[2:])}"
-    content: dict[str, Any] = {"header": header(command), "where": str(Placement(2, gpus))}
+    content: dict[str, Any] = {"header": header(command), "where": str(placement)}
     if kill_count:
-        content["kills"] = kills(gpus, kill_count)
+        content["kills"] = kills(ranks, gpus, kill_count)
         click.echo({k: v for k, v in content["kills"].items() if k != "took_s"})
     if start_count:
-        content["starts"] = starts(gpus, start_count)
+        content["starts"] = starts(placement, start_count)
         click.echo(content["starts"])
     if late:
-        results = launch(
-            "life_targets:late", {"seconds": late}, Placement(2, gpus), deadline_s=late + 60
-        )
+        results = launch("life_targets:late", {"seconds": late}, placement, deadline_s=late + 60)
         content["late"] = {"seconds": late, "ranks": results}
         click.echo(content["late"])
     if with_matrix:

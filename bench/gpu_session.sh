@@ -75,7 +75,7 @@ for step in $steps; do
       --target-processes all pyallreduce check --quick -d bfloat16 --ranks 2 ;;
     cost)
       run cost 200 python3 bench/safety_cost.py "$out/safety-cost.json" --bare "${BARE:-${TMPDIR:-/tmp}/bare}" ;;
-    drill) run drill 300 python3 bench/fault_drill.py "$out/drill.json" --gpus "$gpus" ${DRILL:---kills 5 --starts 50} ;;
+    drill) run drill 300 python3 bench/fault_drill.py "$out/drill.json" --gpus "$gpus" --ranks "$gpus" ${DRILL:---kills 5 --starts 50} ;;
     soak) run soak 200 python3 bench/soak.py "$out/soak.json" ${SOAK:---seconds 40} ;;
     synccheck) run synccheck 200 compute-sanitizer --tool synccheck --error-exitcode 9 \
       python3 -m pytest -q -m gpu tests/gpu/test_kernels.py -k 'special or differ' -p no:cacheprovider ;;

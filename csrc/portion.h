@@ -17,8 +17,9 @@ struct Portion {
 
 inline uint64_t divide_up(uint64_t value, uint64_t by) { return (value + by - 1) / by; }
 
-// The first portion of `bytes` bytes. Only two-shot has laps, and only where each of them has
-// kLeastSteps steps: elsewhere a portion is what goes through the mailboxes at once.
+// The first portion of `bytes` bytes. Only two-shot has laps, of equal length or else full ones,
+// and only where each of them has kLeastSteps steps: elsewhere a portion is what goes through the
+// mailboxes at once.
 Portion next_portion(const Layout& layout, const Plan& plan, uint64_t bytes);
 
 }  // namespace pyallreduce

@@ -56,7 +56,8 @@ GPU: dict[int, Table] = {
         )
     ),
     # By the model, unmeasured: two-shot saves (N-1)(1-2/N) of the message on a wire of 365 GB/s and
-    # costs about 1.3 us for its second hop. With 256 lanes large messages go in laps.
+    # costs about 1.3 us for its second hop. With 256 lanes large messages go in laps
+    # through the default slab.
     5: _by_limit(192 * _KIB, large_lanes=256),
     6: _by_limit(128 * _KIB, large_lanes=256),
     7: _by_limit(96 * _KIB, large_lanes=256),

@@ -10,7 +10,8 @@
 // the one ordering that data do not give, "my re-arming is performed before my next call's push",
 // rests on the stated assumption that a finished grid's writes are performed at system scope before
 // the next grid of the stream passes grid_dependency_wait(). docs/design.md, "Why a slot is never
-// overwritten". Between the laps of a launch, fence_sys() and the block's barriers give it.
+// overwritten". Between the laps of a launch, fence_sys(), ld_acquire_sys() and the block's
+// barriers give it.
 #pragma once
 
 #include "protocol/target.h"

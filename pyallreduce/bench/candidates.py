@@ -110,7 +110,7 @@ def candidates(nbytes: int, limits: Limits) -> list[Plan]:
         for code in ALGORITHM_NAMES
         if not _hopeless(nbytes, limits.world, code)
         for width in _useful(lanes, _vectors(nbytes, limits.world, code), limits)
-        for blocks in _grids(_vectors(nbytes, limits.world, code), width, limits.blocks)
+        for blocks in _grids(_vectors(nbytes, limits.world, code), width, limits)
     ]
 
 
@@ -180,14 +180,18 @@ def _useful(lanes: Sequence[int], vectors: int, limits: Limits) -> list[int]:
         width
         for width in lanes
         if width <= min([*enough[:1], max_lanes(limits.world)])
-        and (width > _SMALL or vectors <= width * limits.blocks or limits.target == "host")
+        and (not _small(width, limits) or vectors <= width * limits.blocks)
     ]
 
 
-def _grids(vectors: int, lanes: int, limit: int) -> list[int]:
+def _small(lanes: int, limits: Limits) -> bool:
+    return lanes <= _SMALL and limits.target == "cuda"
+
+
+def _grids(vectors: int, lanes: int, limits: Limits) -> list[int]:
     """From one vector a lane, or the largest grid, down to a quarter of that."""
-    most = min(-(-vectors // lanes), limit)
-    divisors = _DIVISORS if lanes > _SMALL else _DIVISORS[:1]
+    most = min(-(-vectors // lanes), limits.blocks)
+    divisors = _DIVISORS[:1] if _small(lanes, limits) else _DIVISORS
     return sorted({max(1, round(most / divisor)) for divisor in divisors}, reverse=True)
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The pyallreduce authors
 # SPDX-License-Identifier: Apache-2.0
-"""What each function of csrc/protocol/memory.h is on the GPU, and the fences at the signatures of
+"""What each function of csrc/protocol/memory.h is on the GPU, and what orders the signatures of
 laps, read from their text: what is weakened there is weaker in every test here."""
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Memory:
 
 def lap_steps() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What the signer does with a lap's signature, in program order: when it sends it, "send" and
-    the fence; when it checks it, the loads."""
+    the fence; when it checks it, the loads of a call that has laps."""
     signature = HEADER.with_name("signature.h").read_text(encoding="utf-8")
 
     def found(function: str, wanted: str) -> tuple[str, ...]:
@@ -70,12 +70,14 @@ def lap_steps() -> tuple[tuple[str, ...], tuple[str, ...]]:
             rf"PYALLREDUCE_FN void {function}\(.*?\{{\n(.*?)^  \}}", signature, re.M | re.S
         )
         assert body is not None
-        return tuple(dict.fromkeys(re.findall(wanted, body[1])))
+        return tuple(dict.fromkeys(re.findall(wanted, body[1], re.M)))
 
     called = re.search(r"signatures\.(send\w*)\(block, turn, ", _two_shot())
     assert called is not None
     sends = found(called[1], r"\b(send|fence_sys)\(") or ("send",)
-    return sends, found("compare", r"\b(ld_\w+_sys|fence_sys)\(")
+    # A statement of its own, or behind the one condition that is known to hold.
+    loads = r"^ +(?:if \(turn\.call\.laps > 1\) )?(?:Words )?theirs = (ld_\w+_sys)\("
+    return sends, found("compare", loads)
 
 
 def _two_shot() -> str:

@@ -72,6 +72,13 @@ GPU_MEMORY = [
         _LITMUS + "test_rearming_is_before_the_push_of_a_later_lap",
     ),
     Mutant(
+        "the first lap's signature is read without acquire",
+        _P + "signature.h",
+        "if (turn.call.laps > 1) theirs",
+        "if (lap > 0) theirs",
+        _LITMUS + "test_rearming_is_before_the_push_of_a_later_lap",
+    ),
+    Mutant(
         "the fence of a lap is of the GPU alone",
         _P + "memory.h",
         'fence_sys() { asm volatile("fence.acq_rel.sys;"',

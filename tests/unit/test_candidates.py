@@ -45,6 +45,11 @@ def test_small_blocks_take_a_message_in_one_step() -> None:
     assert min(p.lanes for p in candidates(8 * MIB, Limits(2, "cuda", 128))) == 96
 
 
+def test_on_the_host_several_grids_are_raced() -> None:
+    plans = candidates(16 * KIB, Limits(2, "host", 8))
+    assert [p.blocks for p in plans if p.algorithm == ONE_SHOT] == [8, 6, 4, 2]
+
+
 @pytest.mark.parametrize(("world", "algorithms"), [(2, {ONE_SHOT, TWO_SHOT}), (4, {TWO_SHOT})])
 def test_one_shot_is_not_raced_where_it_is_hopeless(world: int, algorithms: set[int]) -> None:
     plans = candidates(16 * MIB, Limits(world, "cuda", 128))

@@ -58,7 +58,7 @@ def test_it_starts_from_rank_0_and_not_from_zero(dtype: torch.dtype) -> None:
 
 @ALL
 @given(world=st.integers(2, 8), seed=st.integers(0, 2**31))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_bound_holds_for_any_bits(dtype: torch.dtype, world: int, seed: int) -> None:
     inputs = any_bits(world, dtype, seed)
     error = (reference.rank_order_sum(inputs).double() - reference.exact_sum(inputs)).abs()
@@ -111,7 +111,7 @@ def test_checksum_sees_every_bit_and_every_place(dtype: torch.dtype) -> None:
 
 @ALL
 @given(world=st.integers(2, 8), seed=st.integers(0, 2**31))
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 def test_judge_accepts_the_reference(dtype: torch.dtype, world: int, seed: int) -> None:
     inputs = any_bits(world, dtype, seed)
     outcome = judge(reference.rank_order_sum(inputs), inputs, exact_bits=True)

@@ -5,7 +5,6 @@ window."""
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import torch
@@ -15,10 +14,6 @@ from pyallreduce.bench.peers.base import Arena, Peer, Place
 
 __all__ = ["make"]
 
-# Else NCCL records an event on a side branch of the graph at each captured call, so that calls of
-# several graphs may be in flight at once; ours do not promise that either. Read when NCCL starts.
-_MIXING = "NCCL_GRAPH_MIXING_SUPPORT"
-
 
 def make(algorithm: str, place: Place) -> Peer:
     return Nccl(place, symmetric=algorithm == "symmetric")
@@ -27,7 +22,6 @@ def make(algorithm: str, place: Place) -> Peer:
 class Nccl(Peer):
     def __init__(self, place: Place, *, symmetric: bool) -> None:
         super().__init__(place)
-        os.environ.setdefault(_MIXING, "0")
         dist.all_reduce(torch.zeros(1, device=place.device))  # makes its communicator
         torch.cuda.synchronize(place.device)
         self._pool: Any = None
@@ -44,10 +38,6 @@ class Nccl(Peer):
     def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
         dist.all_reduce(x)
         return x
-
-    def detail(self, nbytes: int) -> str:
-        del nbytes
-        return f"{_MIXING}={os.environ[_MIXING]}"
 
     def close(self) -> None:
         if self._pool is not None:
