@@ -51,11 +51,10 @@ for step in $steps; do
     check)
       if [ "$gpus" -ge 2 ]; then run check 300 pyallreduce check --json "$out/check.json"
       else run check 200 "${share[@]}" pyallreduce check --quick --ranks 2 --json "$out/check.json"; fi ;;
-    # Compiles the peers' kernels, which takes minutes of the CPU, behind the steps that follow: no timing among them.
+    # In the background: minutes of the CPU, behind the steps that follow.
     compile)
       peers
-      "${with_peers[@]}" timeout 400 pyallreduce bench --compare --backends vllm,flashinfer,sglang --modes graph -b 1K -e 1K \
-        --samples 2 > "$out/compile.log" 2>&1 &
+      "${with_peers[@]}" timeout 500 python3 bench/compile_peers.py 2 "$gpus" > "$out/compile.log" 2>&1 &
       compiling=$! ;;
     # More arguments in $COMPARE and $SWEEP, such as COMPARE='--modes graph --samples 30'; the commit in $COMMIT.
     compare)
@@ -81,5 +80,6 @@ for step in $steps; do
       python3 -m pytest -q -m gpu tests/gpu/test_kernels.py -k 'special or differ' -p no:cacheprovider ;;
   esac
 done
+wait # for what runs in the background
 echo '== summary'
 for step in $steps; do printf '%-10s %s\n' "$step" "${verdict[$step]:-}"; done
