@@ -8,6 +8,7 @@ set -uo pipefail
 out=${OUT:?a folder for the results}
 steps=${*:-build tests latency check sanitizer}
 gpus=$(nvidia-smi -L | wc -l)
+ranks=$((gpus > 2 ? gpus : 2))
 export PYTHONUNBUFFERED=1 CUDAARCHS=${CUDAARCHS:-90-real}
 [ -n "${COMMIT:-}" ] && export PYALLREDUCE_COMMIT=$COMMIT
 PATH="$(python3 -c "import pathlib, sys; print(pathlib.Path(sys.executable).parent)"):$PATH"
@@ -54,7 +55,7 @@ for step in $steps; do
     # In the background: minutes of the CPU, behind the steps that follow.
     compile)
       peers
-      "${with_peers[@]}" timeout 500 python3 bench/compile_peers.py 2 "$gpus" > "$out/compile.log" 2>&1 &
+      "${with_peers[@]}" timeout 1000 python3 bench/compile_peers.py 2 "$ranks" > "$out/compile.log" 2>&1 &
       compiling=$! ;;
     # More arguments in $COMPARE and $SWEEP, such as COMPARE='--modes graph --samples 30'; the commit in $COMMIT.
     compare)
@@ -74,7 +75,7 @@ for step in $steps; do
       --target-processes all pyallreduce check --quick -d bfloat16 --ranks 2 ;;
     cost)
       run cost 200 python3 bench/safety_cost.py "$out/safety-cost.json" --bare "${BARE:-${TMPDIR:-/tmp}/bare}" ;;
-    drill) run drill 300 python3 bench/fault_drill.py "$out/drill.json" --gpus "$gpus" --ranks "$gpus" ${DRILL:---kills 5 --starts 50} ;;
+    drill) run drill 300 python3 bench/fault_drill.py "$out/drill.json" --gpus "$gpus" --ranks "$ranks" ${DRILL:---kills 5 --starts 50} ;;
     soak) run soak 200 python3 bench/soak.py "$out/soak.json" ${SOAK:---seconds 40} ;;
     synccheck) run synccheck 200 compute-sanitizer --tool synccheck --error-exitcode 9 \
       python3 -m pytest -q -m gpu tests/gpu/test_kernels.py -k 'special or differ' -p no:cacheprovider ;;

@@ -59,25 +59,26 @@ PATCHES: list[Patch] = [
 
 def run_rank(context: Context, options: dict[str, Any]) -> None:
     """Measure whenever it is this build's turn; rank 0 puts the µs of a call into the store."""
-    # The other build is no stranger.
-    logging.getLogger("pyallreduce").addFilter(lambda r: "FOREIGN_PROCESS" not in r.getMessage())
+    # The other build is no stranger. (A filter holds for its own logger alone: agree.py's.)
+    logging.getLogger("pyallreduce.agree").addFilter(
+        lambda record: "FOREIGN_PROCESS" not in record.getMessage()
+    )
     c10d: Any = dist
     store = c10d.TCPStore("127.0.0.1", options["port"], is_master=False)
     device = torch.device("cpu") if context.gpu is None else torch.device("cuda", context.gpu)
     places = random.Random(_SEED)  # the same on all ranks and in both builds
     elements = options["bytes"] // 2
     taken = []
-    with (
-        contextlib.ExitStack() as open_until_the_end
-    ):  # or the next slab would take this one's place
+    # All stay open until the end, or the next slab would take the place of the one before.
+    with contextlib.ExitStack() as communicators:
         for turn in range(options["turns"]):
+            store.wait([f"{options['build']} {turn}"])  # a start, too, would disturb the other
             at = places.randrange(1, _MOST_PAGES) * _PAGE
             taken.append(torch.empty(at + elements, dtype=torch.bfloat16, device=device))
             x = taken[-1][at:]
             x.copy_(timing.zero_sum(context.rank, context.world, elements, x.dtype, device))
-            comm = open_until_the_end.enter_context(Communicator(device=device))
+            comm = communicators.enter_context(Communicator(device=device))
             assert comm.decision.backend == "native", comm.decision.reason
-            store.wait([f"{options['build']} {turn}"])
             us = _measure(context, comm, x)
             if context.rank == 0:
                 store.set(f"{options['build']} {turn} us", str(us))

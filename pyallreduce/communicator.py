@@ -24,12 +24,12 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import torch
 import torch.distributed as dist
 
-from pyallreduce import arrays, ops, validate
+from pyallreduce import arguments, arrays, ops, validate
 from pyallreduce.agree import resolve
 from pyallreduce.config import Config
 from pyallreduce.errors import BackendUnavailable, CommunicatorClosed, InvalidCall
 from pyallreduce.exchange import Exchange
-from pyallreduce.fallback import OPERATIONS, Fallback
+from pyallreduce.fallback import Fallback
 from pyallreduce.policy import AlgorithmName, Limits, Plan, plan_for, table_lines
 from pyallreduce.reasons import Code, Reason
 from pyallreduce.tuned import machine_of
@@ -106,7 +106,7 @@ class Communicator:
         fallback_group: dist.ProcessGroup | None = None,
     ) -> None:
         self.config = Config.from_env() if config is None else config
-        self.device = _device(device)
+        self.device = arguments.chosen_device(device)
         self._index = -1 if self.device.index is None else self.device.index
         exchange = Exchange(group, self.config.exchange_timeout_ms)
         self.rank, self.world_size = exchange.rank, exchange.world
@@ -180,7 +180,8 @@ class Communicator:
         self._refuse_if_closed()
         if arrays.is_foreign(x):
             return self._foreign(x, out, op, algorithm, tag)
-        self._validate(x, out, op, algorithm, tag)
+        if wrong := arguments.complaint(x, out, op, algorithm, tag, self.device):
+            self._reject(*wrong)
         code = self._why_not_native(x, op, algorithm)
         if code is not None and algorithm not in (None, "auto"):
             why = Reason(code).cause if self._native else self.decision.reason
@@ -406,59 +407,9 @@ class Communicator:
             return Code.SIZE_POLICY
         return None
 
-    def _validate(self, x: Any, out: Any, op: str, algorithm: str | None, tag: int) -> None:
-        if not isinstance(x, torch.Tensor):
-            accepted = "a torch tensor or an array with __cuda_array_interface__"
-            self._reject(Code.DTYPE, f"{type(x).__name__}: expected {accepted}")
-        if x.layout is not torch.strided:
-            self._reject(
-                Code.DTYPE, f"a tensor of layout {x.layout}: expected a dense (strided) one"
-            )
-        if x.device != self.device:
-            self._reject(
-                Code.DEVICE, f"a tensor on {x.device}: this communicator is on {self.device}"
-            )
-        if x.requires_grad and torch.is_grad_enabled():
-            self._reject(
-                Code.AUTOGRAD, "a tensor that requires grad: pass x.detach(), or use no_grad"
-            )
-        if op not in OPERATIONS:
-            self._reject(Code.OP, f"op={op!r}: expected one of {', '.join(OPERATIONS)}")
-        if algorithm not in (None, "auto", "one_shot", "two_shot"):
-            self._reject(Code.OP, f"algorithm={algorithm!r}: expected auto, one_shot or two_shot")
-        if not 0 <= tag < 1 << 31:
-            self._reject(Code.OP, f"tag={tag}: expected 0 to 2^31 - 1")
-        if out is not None and out is not x:
-            self._validate_out(x, out)
-
-    def _validate_out(self, x: torch.Tensor, out: Any) -> None:
-        if not isinstance(out, torch.Tensor):
-            self._reject(Code.DTYPE, f"out is a {type(out).__name__}: expected a torch tensor")
-        given = (tuple(out.shape), out.dtype, out.device, out.layout)
-        wanted = (tuple(x.shape), x.dtype, x.device, x.layout)
-        if given != wanted:
-            self._reject(Code.DTYPE, f"out is {given}: expected {wanted}, as x")
-        if arrays.overlap_in_part(x, out):
-            self._reject(
-                Code.DTYPE, "out overlaps x in part: pass x itself, or memory apart from it"
-            )
-
     def _reject(self, code: Code, message: str) -> NoReturn:
         """Refuse the call here and at the peers, who may already wait for it."""
         capturing = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
         if self._native is not None and not capturing:
             self._native.refuse(code)
         raise InvalidCall(f"rank {self.rank}: {message}")
-
-
-def _device(device: torch.device | str | int | None) -> torch.device:
-    """A device with its index, so that every later comparison is exact."""
-    if device is None:
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
-    if chosen.type not in ("cuda", "cpu"):
-        message = f"device {chosen}: expected a CUDA device or the CPU"
-        raise InvalidCall(message)
-    if str(chosen) == "cuda":
-        return torch.device("cuda", torch.cuda.current_device())
-    return chosen if chosen.type == "cuda" else torch.device("cpu")

@@ -16,12 +16,16 @@ __all__ = ["GPU", "HOST"]
 _KIB, _MIB = 1024, 1024 * 1024
 
 
-def _by_limit(one_shot_limit: int, large_lanes: int = 0) -> Table:
-    small, large = (
-        Entry(one_shot_limit, "one_shot"),
-        Entry(MAX_BYTES, "two_shot", lanes=large_lanes),
+def _modelled(one_shot_limit: int) -> Table:
+    """Unmeasured: two-shot saves (N-1)(1-2/N) of the message on a wire of 365 GB/s and costs about
+    1.3 us for its second hop. With 256 lanes large messages go in laps through the default slab."""
+    return Table(
+        (
+            Entry(one_shot_limit, "one_shot"),
+            Entry(4 * _MIB, "two_shot"),
+            Entry(MAX_BYTES, "two_shot", lanes=256),
+        )
     )
-    return Table((small, Entry(4 * _MIB, "two_shot"), large) if large_lanes else (small, large))
 
 
 GPU: dict[int, Table] = {
@@ -55,14 +59,11 @@ GPU: dict[int, Table] = {
             Entry(MAX_BYTES, "two_shot", lanes=480),
         )
     ),
-    # By the model, unmeasured: two-shot saves (N-1)(1-2/N) of the message on a wire of 365 GB/s and
-    # costs about 1.3 us for its second hop. With 256 lanes large messages go in laps
-    # through the default slab.
-    5: _by_limit(192 * _KIB, large_lanes=256),
-    6: _by_limit(128 * _KIB, large_lanes=256),
-    7: _by_limit(96 * _KIB, large_lanes=256),
-    8: _by_limit(64 * _KIB, large_lanes=256),
+    5: _modelled(192 * _KIB),
+    6: _modelled(128 * _KIB),
+    7: _modelled(96 * _KIB),
+    8: _modelled(64 * _KIB),
 }
 
 # On the host a hop is a context switch or two: one-shot until its copies outweigh that.
-HOST = _by_limit(64 * _KIB)
+HOST = Table((Entry(64 * _KIB, "one_shot"), Entry(MAX_BYTES, "two_shot")))

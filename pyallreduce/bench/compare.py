@@ -101,7 +101,7 @@ class Comparison:
 
     def run(self, entries: Sequence[Entry], after_each: Callable[[], None]) -> None:
         """Measure all; `after_each` is called behind each backend, to keep what there is."""
-        ready = self._build(self._present(entries))
+        ready = self.build(entries)
         for entry in ready:
             self._measure(entry)
             after_each()
@@ -142,18 +142,19 @@ class Comparison:
                 present.append(entry)
         return present
 
-    def _build(self, entries: Sequence[Entry]) -> list[Entry]:
-        """Compile at once what is compiled at first use, before anything is timed."""
-        compiled = [entry for entry in entries if entry.jit]
+    def build(self, entries: Sequence[Entry]) -> list[Entry]:
+        """Compile at once what is compiled at first use, before anything is timed; who is ready."""
+        present = self._present(entries)
+        compiled = [entry for entry in present if entry.jit]
         if not compiled:
-            return list(entries)
+            return present
         self._tell({"stage": f"compiling {', '.join(entry.name for entry in compiled)}"})
         with ThreadPoolExecutor(len(compiled)) as pool:
             errors = dict(zip(compiled, pool.map(self._build_one, compiled), strict=True))
         for entry, error in errors.items():
             if error:
                 self._fail_all(entry, entry.algorithms, error)
-        return [entry for entry in entries if not errors.get(entry)]
+        return [entry for entry in present if not errors.get(entry)]
 
     def _build_one(self, entry: Entry) -> str:
         job = asdict(self._plan.job(entry, entry.algorithms))

@@ -63,7 +63,9 @@ class Memory:
 def lap_steps() -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What the signer does with a lap's signature, in program order: when it sends it, "send" and
     the fence; when it checks it, the loads of a call that has laps."""
-    signature = HEADER.with_name("signature.h").read_text(encoding="utf-8")
+    two_shot, signature = (
+        HEADER.with_name(name).read_text(encoding="utf-8") for name in ("two_shot.h", "signature.h")
+    )
 
     def found(function: str, wanted: str) -> tuple[str, ...]:
         body = re.search(
@@ -72,13 +74,9 @@ def lap_steps() -> tuple[tuple[str, ...], tuple[str, ...]]:
         assert body is not None
         return tuple(dict.fromkeys(re.findall(wanted, body[1], re.M)))
 
-    called = re.search(r"signatures\.(send\w*)\(block, turn, ", _two_shot())
+    called = re.search(r"signatures\.(send\w*)\(block, turn, ", two_shot)
     assert called is not None
     sends = found(called[1], r"\b(send|fence_sys)\(") or ("send",)
     # A statement of its own, or behind the one condition that is known to hold.
     loads = r"^ +(?:if \(turn\.call\.laps > 1\) )?(?:Words )?theirs = (ld_\w+_sys)\("
     return sends, found("compare", loads)
-
-
-def _two_shot() -> str:
-    return HEADER.with_name("two_shot.h").read_text(encoding="utf-8")

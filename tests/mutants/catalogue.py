@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 from tests.mutants.mutant import Mutant
+from tests.mutants.of_algorithms import ALGORITHMS
 from tests.mutants.of_gpu_memory import GPU_MEMORY
-from tests.mutants.of_protocol import PROTOCOL
 from tests.mutants.of_python import PYTHON
+from tests.mutants.of_signatures import SIGNATURES
+from tests.mutants.of_waits import WAITS
 
 __all__ = ["MUTANTS", "Mutant"]
 
-MUTANTS = (*PROTOCOL, *GPU_MEMORY, *PYTHON)
+MUTANTS = (*ALGORITHMS, *SIGNATURES, *WAITS, *GPU_MEMORY, *PYTHON)

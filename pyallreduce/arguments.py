@@ -1,0 +1,70 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a call may be made of: arguments that no backend takes are told what is accepted."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pyallreduce import arrays
+from pyallreduce.errors import InvalidCall
+from pyallreduce.fallback import OPERATIONS
+from pyallreduce.reasons import Code
+
+__all__ = ["chosen_device", "complaint"]
+
+_ALGORITHMS = (None, "auto", "one_shot", "two_shot")
+Complaint = tuple[Code, str]
+
+
+def complaint(
+    x: Any, out: Any, op: str, algorithm: str | None, tag: int, device: torch.device
+) -> Complaint | None:
+    """Why `Communicator.all_reduce` on `device` refuses these arguments; None if it takes them."""
+    if not isinstance(x, torch.Tensor):
+        accepted = "a torch tensor or an array with __cuda_array_interface__"
+        return Code.DTYPE, f"{type(x).__name__}: expected {accepted}"
+    if x.layout is not torch.strided:
+        return Code.DTYPE, f"a tensor of layout {x.layout}: expected a dense (strided) one"
+    if x.device != device:
+        return Code.DEVICE, f"a tensor on {x.device}: this communicator is on {device}"
+    if x.requires_grad and torch.is_grad_enabled():
+        return Code.AUTOGRAD, "a tensor that requires grad: pass x.detach(), or use no_grad"
+    if op not in OPERATIONS:
+        return Code.OP, f"op={op!r}: expected one of {', '.join(OPERATIONS)}"
+    if algorithm not in _ALGORITHMS:
+        return Code.OP, f"algorithm={algorithm!r}: expected auto, one_shot or two_shot"
+    if not 0 <= tag < 1 << 31:
+        return Code.OP, f"tag={tag}: expected 0 to 2^31 - 1"
+    return None if out is None or out is x else _of_output(x, out)
+
+
+def _of_output(x: torch.Tensor, out: Any) -> Complaint | None:
+    if not isinstance(out, torch.Tensor):
+        return Code.DTYPE, f"out is a {type(out).__name__}: expected a torch tensor"
+    given = (tuple(out.shape), out.dtype, out.device, out.layout)
+    wanted = (tuple(x.shape), x.dtype, x.device, x.layout)
+    if given != wanted:
+        return Code.DTYPE, f"out is {given}: expected {wanted}, as x"
+    if arrays.overlap_in_part(x, out):
+        return Code.DTYPE, "out overlaps x in part: pass x itself, or memory apart from it"
+    return None
+
+
+def chosen_device(device: torch.device | str | int | None) -> torch.device:
+    """A device with its index, so that every later comparison is exact.
+
+    Raises:
+        InvalidCall: neither a CUDA device nor the CPU.
+    """
+    if device is None:
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    chosen = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    if chosen.type not in ("cuda", "cpu"):
+        message = f"device {chosen}: expected a CUDA device or the CPU"
+        raise InvalidCall(message)
+    if str(chosen) == "cuda":
+        return torch.device("cuda", torch.cuda.current_device())
+    return chosen if chosen.type == "cuda" else torch.device("cpu")

@@ -1,0 +1,219 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""Mutants of slots, sums, mailboxes and laps, which the host target shows.
+
+Left out, because nobody could tell: on the host a block is one thread, which checks the signatures
+before it sums, so that what only keeps its lanes together (`block.all`, `join`, the poison of an
+output whose sum arrived) changes nothing there; two-shot's vectors behind the end are neither read
+nor stored.
+"""
+
+from __future__ import annotations
+
+from tests.mutants.mutant import Mutant
+
+__all__ = ["ALGORITHMS"]
+
+_P = "csrc/protocol/"
+
+ALGORITHMS = [
+    Mutant(
+        "no fence between two calls (host)",
+        _P + "memory.h",
+        "(uint64_t /*early*/) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }",
+        "(uint64_t /*early*/) {}",
+        "sequences",
+        quick=True,
+    ),
+    Mutant(
+        "one slot",
+        _P + "target.h",
+        "constexpr uint32_t kSlots = 2;",
+        "constexpr uint32_t kSlots = 1;",
+        "sequences",
+        quick=True,
+    ),
+    Mutant(
+        "the slot never changes", _P + "wait.h", "slot = epoch % kSlots;", "slot = 0;", "sequences"
+    ),
+    Mutant(
+        "the last word of a vector is not looked at",
+        _P + "pack.h",
+        " || v.w[2] == kSentinel || v.w[3] == kSentinel;",
+        " || v.w[2] == kSentinel;",
+        "sequences",
+        quick=True,
+    ),
+    Mutant(
+        "the first word of a vector is not looked at",
+        _P + "pack.h",
+        "return v.w[0] == kSentinel || ",
+        "return ",
+        "sequences",
+    ),
+    Mutant(
+        "a payload's last word may be the sentinel",
+        _P + "pack.h",
+        "i < 4; ++i) v.w[i] = v.w[i] == kSentinel",
+        "i < 3; ++i) v.w[i] = v.w[i] == kSentinel",
+        "values",
+    ),
+    Mutant(
+        "a sum starts from +0",
+        _P + "pack.h",
+        "float sum = to_float(",
+        "float sum = 0.0f + to_float(",
+        "values",
+        quick=True,
+    ),
+    Mutant(
+        "the order of summation is another",
+        _P + "pack.h",
+        "sum += to_float(element<T>(by_rank[rank], i));",
+        "sum += to_float(element<T>(by_rank[kWorld - rank], i));",
+        "order",
+    ),
+    Mutant(
+        "a tail is stored one element too far",
+        _P + "pack.h",
+        "for (uint32_t i = 0; i < count; ++i) {",
+        "for (uint32_t i = 0; i <= count; ++i) {",
+        "sequences",
+    ),
+    Mutant(
+        "one-shot publishes after an abort",
+        _P + "one_shot.h",
+        "if (!turn.ok()) return;  // after an abort nothing is published\n",
+        "",
+        "drained",
+        quick=True,
+    ),
+    Mutant(
+        "one-shot does not re-arm",
+        _P + "one_shot.h",
+        "st_relaxed_sys(boxes.from(peer, i), armed());",
+        "(void)peer;",
+        "sequences",
+        quick=True,
+    ),
+    Mutant(
+        "one-shot pushes payloads as they are",
+        _P + "one_shot.h",
+        "    v = canonical(v);\n",
+        "",
+        "values",
+    ),
+    Mutant(
+        "one-shot uses one slot",
+        _P + "one_shot.h",
+        "boxes = boxes.moved(turn.slot * boxes.shot);",
+        "",
+        "sequences",
+    ),
+    Mutant(
+        "one-shot leaves out the last step",
+        _P + "one_shot.h",
+        "share.has(step, block.lanes); ++step",
+        "share.has(step + 1, block.lanes); ++step",
+        "sequences",
+    ),
+    Mutant(
+        "two-shot publishes after an abort",
+        _P + "two_shot.h",
+        "if (!turn.ok() || !exists((rank + hop) % kWorld, p)) return;",
+        "if (!exists((rank + hop) % kWorld, p)) return;",
+        "drained",
+    ),
+    Mutant(
+        "two-shot sends results of half a sum",
+        _P + "two_shot.h",
+        "if (!collect(turn, Phase::kShards, others, box)) return poison();",
+        "collect(turn, Phase::kShards, others, box);",
+        "no_result_of_half_a_sum",
+        quick=True,
+    ),
+    Mutant(
+        "two-shot does not re-arm shards",
+        _P + "two_shot.h",
+        "st_relaxed_sys(shard_from(peer, p), armed());",
+        "",
+        "sequences",
+    ),
+    Mutant(
+        "two-shot does not re-arm results",
+        _P + "two_shot.h",
+        "st_relaxed_sys(box(peer), armed());",
+        "",
+        "sequences",
+    ),
+    Mutant(
+        "two-shot rounds its parts down",
+        _P + "two_shot.h",
+        "(vectors + kWorld - 1) / kWorld",
+        "vectors / kWorld",
+        "sequences",
+    ),
+    Mutant(
+        "a lap's signature is not sent",
+        _P + "two_shot.h",
+        "signatures.send_lap(block, turn, gathered.lap);",
+        "{}",
+        "laps",
+    ),
+    Mutant(
+        "a lap's signature is not read",
+        _P + "two_shot.h",
+        "if (step == 0 || ends) signatures",
+        "if (step == 0) signatures",
+        "laps",
+    ),
+    Mutant(
+        "a lap's signature is looked for in the lap before",
+        _P + "two_shot.h",
+        "signatures.check(block, turn, lap);",
+        "signatures.check(block, turn, lap - (ends ? 1 : 0));",
+        "laps",
+    ),
+    Mutant(
+        "a lap goes on where the one before ended",
+        _P + "two_shot.h",
+        "done = over ? 0 : done + lanes;",
+        "done = done + lanes;",
+        "laps",
+    ),
+    Mutant(
+        "every lap is of the same vectors",
+        _P + "two_shot.h",
+        "const uint32_t at = step.lap * call.stride + i;",
+        "const uint32_t at = i;",
+        "laps",
+    ),
+    Mutant(
+        "a block has a step too few",
+        _P + "one_shot.h",
+        "return step * lanes < count;",
+        "return (step + 1) * lanes < count;",
+        "sequences",
+    ),
+    Mutant(
+        "the pieces of two blocks overlap",
+        _P + "slab.h",
+        "i / kPiece * (kPiece * (kMaxBlocks - 1))",
+        "i / kPiece * (kPiece * 0)",
+        "apart",
+    ),
+    Mutant(
+        "a peer's place in the sum is its neighbour's",
+        _P + "mailboxes.h",
+        "r < rank ? if_below : if_above",
+        "r < rank ? if_above : if_below",
+        "sequences",
+    ),
+    Mutant(
+        "chunks are written over each other",
+        "csrc/rank.cpp",
+        "call.out = reinterpret_cast<void*>(out + offset);",
+        "call.out = reinterpret_cast<void*>(out);",
+        "chunks",
+    ),
+]
