@@ -36,22 +36,15 @@ from pyallreduce.worker import Context
 
 _CALLS, _REPLAYS = 200, 20
 _SEED, _MOST_PAGES, _PAGE = 5, 20, 1 << 20  # pages of 2 MiB, in bfloat16
-_BOTH = ("one_shot.h", "two_shot.h")
+# Of one-shot alone: it carries what is measured here.
 PATCHES: list[Patch] = [
-    *((file, "  signatures.send(block, turn);\n", "") for file in _BOTH),
+    ("one_shot.h", "  signatures.send(block, turn);\n", ""),
     ("one_shot.h", "  signatures.check(block, turn);\n", ""),
-    ("two_shot.h", "    if (step == 0 || ends) signatures.check(block, turn, lap);\n", ""),
-    *((file, "  enter(block, turn);\n", "") for file in _BOTH),
-    *((file, " | signatures.bits()", "") for file in _BOTH),
-    *(
-        (file, "if (!block.all(turn.ok())) turn.join();", "if (step > 0) block.all(true);")
-        for file in _BOTH
-    ),
+    ("one_shot.h", "  enter(block, turn);\n", ""),
+    ("one_shot.h", " | signatures.bits()", ""),
+    ("one_shot.h", "if (!block.all(turn.ok())) turn.join();", "if (step > 0) block.all(true);"),
     # Every lane must have read the epoch before it advances.
-    *(
-        (file, "  leave(block, turn);", "  block.all(true);\n  leave(block, turn);")
-        for file in _BOTH
-    ),
+    ("one_shot.h", "  leave(block, turn);", "  block.all(true);\n  leave(block, turn);"),
     ("wait.h", "if (__builtin_expect(polls % kPollsPerLook != 0, 1)) continue;", "continue;"),
     ("wait.h", "stop = stop_of(words.w[0], generation);", "stop = Stop::kNone;"),
 ]
@@ -86,7 +79,7 @@ def run_rank(context: Context, options: dict[str, Any]) -> None:
 
 def _measure(context: Context, comm: Communicator, x: torch.Tensor) -> float:
     sampler = timing._eager_cpu if context.gpu is None else timing._graph
-    sample = sampler(Ours(comm, "auto"), x, _CALLS)
+    sample = sampler(Ours(comm, "one_shot"), x, _CALLS)
     sample()
     times = timing.slowest([sample() / _CALLS for _ in range(_REPLAYS)])
     comm.check()

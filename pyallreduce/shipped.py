@@ -29,11 +29,13 @@ def _modelled(one_shot_limit: int) -> Table:
 
 
 GPU: dict[int, Table] = {
-    # Measured on the way to these kernels: up to 256 KiB on two H100s,
-    # bench/results/sweep-h100-2.json; above on two H200s, sweep-h200-2-laps.json and
-    # race-park-h200-2.txt.
+    # Measured on two H200s: up to 1 MiB bench/results/sweep-h200-2-small.json, above on the way to
+    # these kernels, sweep-h200-2-laps.json and race-park-h200-2.txt.
     2: Table(
         (
+            Entry(2 * _KIB, "one_shot", lanes=64),
+            Entry(16 * _KIB, "one_shot"),
+            Entry(128 * _KIB, "one_shot", lanes=64),
             Entry(256 * _KIB, "one_shot"),
             Entry(512 * _KIB, "one_shot", lanes=256),
             Entry(1 * _MIB, "one_shot", lanes=512),
@@ -42,18 +44,24 @@ GPU: dict[int, Table] = {
             Entry(MAX_BYTES, "two_shot", lanes=512),
         )
     ),
-    # Measured on four H200s, with three and with four ranks: bench/results/sweep-h200-3.json,
-    # sweep-h200-4.json, sweep-h200-4-large.json.
+    # Measured on four H200s, with three and with four ranks: up to 512 KiB
+    # bench/results/sweep-h200-3-small.json and sweep-h200-4-small.json, above sweep-h200-3.json,
+    # sweep-h200-4.json and sweep-h200-4-large.json.
     3: Table(
         (
-            Entry(256 * _KIB, "one_shot"),
+            Entry(128 * _KIB, "one_shot", lanes=64),
+            Entry(256 * _KIB, "one_shot", lanes=128),
+            Entry(512 * _KIB, "two_shot", lanes=128),
             Entry(4 * _MIB, "two_shot"),
             Entry(MAX_BYTES, "two_shot", lanes=480),
         )
     ),
     4: Table(
         (
-            Entry(256 * _KIB, "one_shot"),
+            Entry(32 * _KIB, "one_shot", lanes=64),
+            Entry(64 * _KIB, "one_shot"),
+            Entry(128 * _KIB, "one_shot", lanes=64),
+            Entry(256 * _KIB, "one_shot", lanes=128),
             Entry(1 * _MIB, "two_shot", lanes=128),
             Entry(16 * _MIB, "two_shot", lanes=256),
             Entry(MAX_BYTES, "two_shot", lanes=480),

@@ -39,169 +39,215 @@ struct Step {
   }
 };
 
-template <typename T, int kWorld, typename Block>
-PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
-  // All shards of a step are read before the first is sent, as far as the registers go.
-  constexpr bool kTogether = kWorld <= 4;
-  const uint32_t rank = call.rank;
-  const uint32_t vectors = vectors_of<T>(call.elements);
-  const uint32_t part = (vectors + kWorld - 1) / kWorld;
-  const uint32_t start = block.index * call.tile;
-  const Message<T> message(call, start);
-  Turn turn(call, block.index);
-  const Signatures<kWorld, Block> signatures(block, call);
-  const auto place = [&](const Slab& slab, uint32_t sender) {
-    return slab.two_shot(turn.block, sender);
-  };
-  const Mailboxes<kWorld> boxes(call, call.layout.two_shot_tile, place);
+// A lane's vector in a step: the i-th of the block's mailbox in its lap, the `at`-th behind the
+// block's start of each part, and how far the lap's mailboxes are.
+struct Place {
+  uint32_t i, at, further;
+};
 
-  // A lane's vector in a step: the i-th of the block's mailbox, the `at`-th behind `start` of each
-  // part, and how far the lap's mailboxes are.
-  struct Place {
-    uint32_t i, at, further;
-  };
-  const auto each = [&](const Step& step, auto use) {
-    block.data([&](uint32_t lane) {
-      const uint32_t i = step.done + lane;
-      const uint32_t at = step.lap * call.stride + i;
-      const uint32_t further = turn.slot_of(step.lap) * kShots * boxes.shot;
-      if (i < call.tile && start + at < part) use(lane, Place{i, at, further});
-    });
-  };
-  const auto shard_to = [&](uint32_t hop, const Place& p) { return boxes.to(hop, p.i, p.further); };
-  const auto shard_from = [&](uint32_t peer, const Place& p) {
-    return boxes.from(peer, p.i, p.further);
-  };
-  const auto result_to = [&](uint32_t hop, const Place& p) {
-    return boxes.to(hop, p.i, p.further + boxes.shot);
-  };
-  const auto result_from = [&](uint32_t peer, const Place& p) {
-    return boxes.from(peer, p.i, p.further + boxes.shot);
-  };
-  // The last parts may be short.
-  const auto exists = [&](uint32_t owner, const Place& p) {
-    return owner * part + start + p.at < vectors;
-  };
-  const auto own = [&](uint32_t owner, const Place& p) {
-    return exists(owner, p) ? message.load(owner * part + p.at) : Words{};
-  };
+template <typename T, int kWorld, typename Block>
+class TwoShot {
+ public:
+  PYALLREDUCE_FN TwoShot(Block& block, const Call& call)
+      : block_(block),
+        call_(call),
+        rank_(call.rank),
+        vectors_(vectors_of<T>(call.elements)),
+        part_((vectors_ + kWorld - 1) / kWorld),
+        start_(block.index * call.tile),
+        message_(call, start_),
+        turn_(call, block.index),
+        signatures_(block, call),
+        boxes_(call, call.layout.two_shot_tile, [&](const Slab& slab, uint32_t sender) {
+          return slab.two_shot(block.index, sender);
+        }) {}
+
+  PYALLREDUCE_FN void run() {
+    // Happens-before: all writes of this stream's earlier grids, re-arming among them, precede our
+    // pushes.
+    grid_dependency_wait(turn_.bits() | signatures_.bits() | boxes_.bits() | message_.bits() |
+                         part_);
+    typename Block::template PerLane<Shards> first;
+    if constexpr (kTogether) {
+      // Before the epoch is read, so that all these loads are in flight together.
+      each(scattered_, [&](uint32_t lane, const Place& p) { first[lane] = read(p); });
+    }
+    turn_.begin();
+    signatures_.send(block_, turn_);
+    if constexpr (kTogether) {
+      each(scattered_, [&](uint32_t lane, const Place& p) { send_all(p, first[lane]); });
+      scattered_.advance(call_.tile, block_.lanes);
+    } else {
+      scatter();
+    }
+    // Not before: the next grid's start would hold up our pushes.
+    launch_dependents();
+    enter(block_, turn_);
+    // A block of one step needs no second round.
+    const uint32_t lag = block_.lanes < call_.tile ? 1 : 0;
+#pragma unroll 1
+    for (uint32_t step = 0; gathered_.lap < call_.laps; ++step) {
+      check(step);
+      scatter();
+      if (block_.lanes > kFewLanes && !block_.all(turn_.ok())) turn_.join();
+      sum();
+      if (step >= lag) gather();
+    }
+    leave(block_, turn_);
+  }
+
+ private:
+  // All shards of a step are read before the first is sent, as far as the registers go.
+  static constexpr bool kTogether = kWorld <= 4;
   struct Shards {
     Words hop[kWorld - 1];  // for the owners rank+1, rank+2, ...
   };
-  const auto read = [&](const Place& p) {
-    Shards shards;
-#pragma unroll
-    for (uint32_t hop = 1; hop < kWorld; ++hop) {
-      shards.hop[hop - 1] = own((rank + hop) % kWorld, p);
-    }
-    return shards;
-  };
-  const auto send = [&](const Place& p, uint32_t hop, const Words& shard) {
-    // After an abort nothing is published.
-    if (!turn.ok() || !exists((rank + hop) % kWorld, p)) return;
-    st_relaxed_sys(shard_to(hop, p), canonical(shard));
-  };
-  const auto send_all = [&](const Place& p, const Shards& shards) {
-#pragma unroll
-    for (uint32_t hop = 1; hop < kWorld; ++hop) send(p, hop, shards.hop[hop - 1]);
-  };
-  const auto scatter = [&](const Place& p) {
-    if constexpr (kTogether) {
-      send_all(p, read(p));
-    } else {
-#pragma unroll
-      for (uint32_t hop = 1; hop < kWorld; ++hop) send(p, hop, own((rank + hop) % kWorld, p));
-    }
-  };
-  const auto sum = [&](const Place& p) {
-    Words others[kWorld - 1];
-    const Words mine = message.load(rank * part + p.at);
-    const auto box = [&](uint32_t peer) { return shard_from(peer, p); };
-    if (!collect(turn, Phase::kShards, others, box)) return poison();
-    const Words result = sum_of<T, kWorld>(canonical(mine), others, rank);
-#pragma unroll
-    for (uint32_t hop = 1; hop < kWorld; ++hop) {
-      st_relaxed_sys(result_to(hop, p), result);
-    }
-    return result;
-  };
-  // The owner stores the value that it sent: all ranks hold the same bits.
-  const auto finish = [&](const Place& p, const Words& result) {
-    message.store(rank * part + p.at, turn.ok() ? result : poison());
-#pragma unroll
-    for (uint32_t peer = 0; peer < kWorld - 1; ++peer) {
-      st_relaxed_sys(shard_from(peer, p), armed());
-    }
-  };
-  const auto gather = [&](const Place& p) {
-    Words results[kWorld - 1]{};
-    uint32_t owners = 0;  // bit p: peer p owns such a vector
-#pragma unroll
-    for (uint32_t peer = 0; peer < kWorld - 1; ++peer) {
-      owners |= (exists(rank_of(peer, rank), p) ? 1u : 0u) << peer;
-    }
-    const auto box = [&](uint32_t peer) { return result_from(peer, p); };
-    const bool arrived = collect(turn, Phase::kResults, results, box, owners);
-#pragma unroll
-    for (uint32_t peer = 0; peer < kWorld - 1; ++peer) {
-      if ((owners >> peer & 1u) == 0) continue;
-      const Words result = arrived ? results[peer] : poison();
-      message.store(rank_of(peer, rank) * part + p.at, result);
-      st_relaxed_sys(box(peer), armed());
-    }
-  };
 
-  // Happens-before: all writes of this stream's earlier grids, re-arming among them, precede our
-  // pushes.
-  grid_dependency_wait(turn.bits() | signatures.bits() | boxes.bits() | message.bits() | part);
-  Step scattered, summed, gathered;
-  typename Block::template PerLane<Shards> first;
-  if constexpr (kTogether) {
-    // Before the epoch is read, so that all these loads are in flight together.
-    each(scattered, [&](uint32_t lane, const Place& p) { first[lane] = read(p); });
-  }
-  turn.begin();
-  signatures.send(block, turn);
-  if constexpr (kTogether) {
-    each(scattered, [&](uint32_t lane, const Place& p) { send_all(p, first[lane]); });
-    scattered.advance(call.tile, block.lanes);
-  }
-  const auto scatter_step = [&] {
-    each(scattered, [&](uint32_t, const Place& p) { scatter(p); });
-    scattered.advance(call.tile, block.lanes);
-  };
-  if constexpr (!kTogether) scatter_step();
-  // Not before: the next grid's start would hold up our pushes.
-  launch_dependents();
-  enter(block, turn);
+  // ---- the steps of the block ------------------------------------------------------------------
 
-  // A block of one step needs no second round.
-  const uint32_t lag = block.lanes < call.tile ? 1 : 0;
-  typename Block::template PerLane<Words> kept;
-#pragma unroll 1
-  for (uint32_t step = 0; gathered.lap < call.laps; ++step) {
-    const uint32_t lap = step == 0 ? 0 : scattered.lap;
-    const bool ends = 0 < lap && lap < call.laps && scattered.last(call.tile, block.lanes);
-    if (step == 0 || ends) signatures.check(block, turn, lap);
-    scatter_step();
-    if (block.lanes > kFewLanes && !block.all(turn.ok())) turn.join();
-    each(summed, [&](uint32_t lane, const Place& p) {
-      if (exists(rank, p)) kept[lane] = sum(p);
+  // The signatures of a lap, before the first shard of the next one is sent.
+  PYALLREDUCE_FN void check(uint32_t step) {
+    const uint32_t lap = step == 0 ? 0 : scattered_.lap;
+    const bool ends = 0 < lap && lap < call_.laps && scattered_.last(call_.tile, block_.lanes);
+    if (step == 0 || ends) signatures_.check(block_, turn_, lap);
+  }
+
+  PYALLREDUCE_FN void scatter() {
+    each(scattered_, [&](uint32_t, const Place& p) {
+      if constexpr (kTogether) {
+        send_all(p, read(p));
+      } else {
+#pragma unroll
+        for (uint32_t hop = 1; hop < kWorld; ++hop) send(p, hop, own((rank_ + hop) % kWorld, p));
+      }
+    });
+    scattered_.advance(call_.tile, block_.lanes);
+  }
+
+  PYALLREDUCE_FN void sum() {
+    typename Block::template PerLane<Words> kept;
+    each(summed_, [&](uint32_t lane, const Place& p) {
+      if (exists(rank_, p)) kept[lane] = sum_and_send(p);
     });
     // Here wait: output for the call's signatures, the next lap's shards for this lap's signatures,
     // this lap's own signature for the last re-arming of the lap before, and fast warps for slow
     // ones.
-    if (!block.all(turn.ok())) turn.join();
-    if (0 < gathered.lap && gathered.done == 0) signatures.send_lap(block, turn, gathered.lap);
-    each(summed, [&](uint32_t lane, const Place& p) {
-      if (exists(rank, p)) finish(p, kept[lane]);
+    if (!block_.all(turn_.ok())) turn_.join();
+    if (0 < gathered_.lap && gathered_.done == 0) {
+      signatures_.send_lap(block_, turn_, gathered_.lap);
+    }
+    each(summed_, [&](uint32_t lane, const Place& p) {
+      if (exists(rank_, p)) finish(p, kept[lane]);
     });
-    summed.advance(call.tile, block.lanes);
-    if (step < lag) continue;
-    each(gathered, [&](uint32_t, const Place& p) { gather(p); });
-    gathered.advance(call.tile, block.lanes);
+    summed_.advance(call_.tile, block_.lanes);
   }
-  leave(block, turn);
+
+  PYALLREDUCE_FN void gather() {
+    each(gathered_, [&](uint32_t, const Place& p) { take_results(p); });
+    gathered_.advance(call_.tile, block_.lanes);
+  }
+
+  // ---- one lane's part of them -----------------------------------------------------------------
+
+  PYALLREDUCE_FN Shards read(const Place& p) const {
+    Shards shards;
+#pragma unroll
+    for (uint32_t hop = 1; hop < kWorld; ++hop) {
+      shards.hop[hop - 1] = own((rank_ + hop) % kWorld, p);
+    }
+    return shards;
+  }
+  PYALLREDUCE_FN void send_all(const Place& p, const Shards& shards) const {
+#pragma unroll
+    for (uint32_t hop = 1; hop < kWorld; ++hop) send(p, hop, shards.hop[hop - 1]);
+  }
+  PYALLREDUCE_FN void send(const Place& p, uint32_t hop, const Words& shard) const {
+    // After an abort nothing is published.
+    if (!turn_.ok() || !exists((rank_ + hop) % kWorld, p)) return;
+    st_relaxed_sys(boxes_.to(hop, p.i, p.further), canonical(shard));
+  }
+
+  PYALLREDUCE_FN Words sum_and_send(const Place& p) {
+    Words others[kWorld - 1];
+    const Words mine = message_.load(rank_ * part_ + p.at);
+    const auto box = [&](uint32_t peer) { return shard_from(peer, p); };
+    if (!collect(turn_, Phase::kShards, others, box)) return poison();
+    const Words result = sum_of<T, kWorld>(canonical(mine), others, rank_);
+#pragma unroll
+    for (uint32_t hop = 1; hop < kWorld; ++hop) {
+      st_relaxed_sys(boxes_.to(hop, p.i, p.further + boxes_.shot), result);
+    }
+    return result;
+  }
+  // The owner stores the value that it sent: all ranks hold the same bits.
+  PYALLREDUCE_FN void finish(const Place& p, const Words& result) const {
+    message_.store(rank_ * part_ + p.at, turn_.ok() ? result : poison());
+#pragma unroll
+    for (uint32_t peer = 0; peer < kWorld - 1; ++peer) {
+      st_relaxed_sys(shard_from(peer, p), armed());
+    }
+  }
+
+  PYALLREDUCE_FN void take_results(const Place& p) {
+    Words results[kWorld - 1]{};
+    uint32_t owners = 0;  // bit p: peer p owns such a vector
+#pragma unroll
+    for (uint32_t peer = 0; peer < kWorld - 1; ++peer) {
+      owners |= (exists(rank_of(peer, rank_), p) ? 1u : 0u) << peer;
+    }
+    const auto box = [&](uint32_t peer) { return result_from(peer, p); };
+    const bool arrived = collect(turn_, Phase::kResults, results, box, owners);
+#pragma unroll
+    for (uint32_t peer = 0; peer < kWorld - 1; ++peer) {
+      if ((owners >> peer & 1u) == 0) continue;
+      const Words result = arrived ? results[peer] : poison();
+      message_.store(rank_of(peer, rank_) * part_ + p.at, result);
+      st_relaxed_sys(box(peer), armed());
+    }
+  }
+
+  // ---- where things are ------------------------------------------------------------------------
+
+  // `use(lane, place)` for each vector of a step that this block has.
+  template <typename Use>
+  PYALLREDUCE_FN void each(const Step& step, Use use) const {
+    block_.data([&](uint32_t lane) {
+      const uint32_t i = step.done + lane;
+      const uint32_t at = step.lap * call_.stride + i;
+      const uint32_t further = turn_.slot_of(step.lap) * kShots * boxes_.shot;
+      if (i < call_.tile && start_ + at < part_) use(lane, Place{i, at, further});
+    });
+  }
+  // The last parts may be short.
+  PYALLREDUCE_FN bool exists(uint32_t owner, const Place& p) const {
+    return owner * part_ + start_ + p.at < vectors_;
+  }
+  PYALLREDUCE_FN Words own(uint32_t owner, const Place& p) const {
+    return exists(owner, p) ? message_.load(owner * part_ + p.at) : Words{};
+  }
+  PYALLREDUCE_FN Words* shard_from(uint32_t peer, const Place& p) const {
+    return boxes_.from(peer, p.i, p.further);
+  }
+  PYALLREDUCE_FN Words* result_from(uint32_t peer, const Place& p) const {
+    return boxes_.from(peer, p.i, p.further + boxes_.shot);
+  }
+
+  Block& block_;
+  const Call& call_;
+  const uint32_t rank_;
+  const uint32_t vectors_;
+  const uint32_t part_;   // vectors of each owner's
+  const uint32_t start_;  // of this block in each part
+  const Message<T> message_;
+  Turn turn_;
+  const Signatures<kWorld, Block> signatures_;
+  const Mailboxes<kWorld> boxes_;
+  Step scattered_, summed_, gathered_;
+};
+
+template <typename T, int kWorld, typename Block>
+PYALLREDUCE_FN void two_shot(Block& block, const Call& call) {
+  TwoShot<T, kWorld, Block>(block, call).run();
 }
 
 }  // namespace pyallreduce

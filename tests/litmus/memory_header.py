@@ -74,7 +74,7 @@ def lap_steps() -> tuple[tuple[str, ...], tuple[str, ...]]:
         assert body is not None
         return tuple(dict.fromkeys(re.findall(wanted, body[1], re.M)))
 
-    called = re.search(r"signatures\.(send\w*)\(block, turn, ", two_shot)
+    called = re.search(r"signatures_\.(send\w*)\(block_, turn_, ", two_shot)
     assert called is not None
     sends = found(called[1], r"\b(send|fence_sys)\(") or ("send",)
     # A statement of its own, or behind the one condition that is known to hold.

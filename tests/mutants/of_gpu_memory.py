@@ -59,8 +59,8 @@ GPU_MEMORY = [
     Mutant(
         "a lap's signature leaves without a fence",
         _P + "two_shot.h",
-        "signatures.send_lap(block, turn, ",
-        "signatures.send(block, turn, ",
+        "signatures_.send_lap(block_, turn_, ",
+        "signatures_.send(block_, turn_, ",
         _LITMUS + "test_rearming_is_before_the_push_of_a_later_lap",
         quick=True,
     ),
