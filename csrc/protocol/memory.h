@@ -116,7 +116,12 @@ PYALLREDUCE_FN V* pinned(V* address) {
   return address;
 }
 
-constexpr uint32_t kPollsPerLook = 256;  // about 0.1 ms between two looks at clock and abort words
+// About 1.6 ms between two looks at clock and abort words. A look has to be much shorter than that:
+// the host's words are read over PCIe, one warp after the other, in 0.3 ms for a call of 256 KiB,
+// in 1 ms for one of 1 MiB. With looks 0.1 ms apart a rank that looked was late for its peer, which
+// looked meanwhile and was late in turn, for ever: a call took 330 us instead of 2.8
+// (bench/NOTES.md, entry 26).
+constexpr uint32_t kPollsPerLook = 4096;
 PYALLREDUCE_FN void pause_after(uint32_t /*polls*/) {}
 
 #else

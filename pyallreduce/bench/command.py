@@ -21,7 +21,11 @@ from pyallreduce.info import gpu_count, header
 from pyallreduce.launch import DeviceChoice, LaunchError, Placement, launch, place
 from pyallreduce.worker import Context
 
-__all__ = ["join", "leave", "run", "under_torchrun", "where"]
+__all__ = ["MIXING", "join", "leave", "run", "under_torchrun", "where", "without_graph_mixing"]
+
+# By default NCCL records an event on a side branch of the graph at each captured call, so that
+# calls of several graphs may be in flight at once: nobody here promises that.
+MIXING = "NCCL_GRAPH_MIXING_SUPPORT"
 
 _TARGET = "pyallreduce.bench.run:run_rank"
 
@@ -54,6 +58,7 @@ def run(
     Raises:
         LaunchError: a rank failed.
     """
+    without_graph_mixing()
     printer = _Printer(options, placement)
     if under_torchrun():
         context = join(placement, timeout_s, printer)
@@ -111,6 +116,12 @@ class _Printer:
         self.records += [cell for cell in cells if cell is not None]
         itemsize = 4 if row["dtype"] == "float32" else 2
         click.echo(report.row(row["bytes"], row["bytes"] // itemsize, row["dtype"], cells))
+
+
+def without_graph_mixing() -> None:
+    """NCCL as fast as it can be in graphs, for all ranks, which are yet to start or to join; a
+    choice of the user's stays."""
+    os.environ.setdefault(MIXING, "0")
 
 
 def under_torchrun() -> bool:

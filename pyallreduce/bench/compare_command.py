@@ -26,9 +26,6 @@ from pyallreduce.launch import Placement
 
 __all__ = ["run"]
 
-# By default NCCL records an event on a side branch of the graph at each captured call, so that
-# calls of several graphs may be in flight at once: nobody here promises that.
-_MIXING = "NCCL_GRAPH_MIXING_SUPPORT"
 # What keeps multicast out of the comparison, where the machine sets it.
 _NO_MULTICAST = ("NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS")
 _PEERS = ("flashinfer-python", "sglang", "vllm", "nvidia-nccl-cu13", "nvidia-nccl-cu12")
@@ -44,12 +41,12 @@ def run(
     commit: str | None,
 ) -> bool:
     """Compare, print, write `output`; whether ours was measured and every result was right."""
-    os.environ.setdefault(_MIXING, "0")  # for all ranks: they are yet to start, or to join
+    command.without_graph_mixing()
     head = header(command_line)
     head["versions"].update(_versions())
     head["ranks"] = str(placement)
     head["environment"] = {
-        name: os.environ[name] for name in (_MIXING, *_NO_MULTICAST) if name in os.environ
+        name: os.environ[name] for name in (command.MIXING, *_NO_MULTICAST) if name in os.environ
     }
     if memory := _slab_bytes(placement.ranks):
         head["slab_bytes"] = memory

@@ -7,6 +7,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from pyallreduce import Communicator, Config
 from pyallreduce.errors import PyallreduceError
@@ -111,6 +112,36 @@ def streams(context: Context, _options: dict[str, Any]) -> int:
         for turn, result in enumerate(results):
             wrong += int((result != 2 * turn).sum())
     return wrong
+
+
+def late(context: Context, _options: dict[str, Any]) -> list[float]:
+    """us of a call, by this rank's events: ranks together, and behind half a millisecond."""
+    cuda: Any = torch.cuda
+    with communicator(context, slab_bytes=64 << 20) as comm:
+        x = torch.zeros(128 << 10, dtype=torch.bfloat16, device=comm.device)
+        comm.all_reduce(x, out=x)
+        torch.cuda.synchronize()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            for _ in range(100):
+                comm.all_reduce(x, out=x)
+        graph.replay()
+        took = []
+        for late_us in (0, 500):
+            begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            torch.cuda.synchronize()
+            dist.barrier()
+            cuda._sleep(1_000_000)  # until all that follows is queued
+            comm.all_reduce(x, out=x)  # from here on together
+            if late_us and context.rank == 1:
+                cuda._sleep(late_us * 1_700)
+            begin.record()
+            graph.replay()
+            end.record()
+            torch.cuda.synchronize()
+            took.append(begin.elapsed_time(end) * 10)
+        comm.check()
+    return took
 
 
 def compiled(context: Context, _options: dict[str, Any]) -> list[Any]:

@@ -59,5 +59,12 @@ def test_two_streams_are_ordered() -> None:
     assert run("streams") == [0, 0]
 
 
+@pytest.mark.skipif(device_count() < 2, reason="needs 2 GPUs: ranks that share one take turns")
+def test_a_late_rank_costs_no_more_than_its_lateness() -> None:
+    """A long wait looks at the host, which takes a while: the calls behind must not suffer."""
+    _, (together, behind) = run("late")
+    assert behind < 5 * together, "us of a call"
+
+
 def test_torch_compile_traces_the_whole_call() -> None:
     assert run("compiled") == [[True, 1]] * 2
