@@ -95,7 +95,7 @@ def _late(
 def main(output: Path, ranks: int | None, calls: int, times: int) -> None:
     placement = place(ranks, "cuda", gpus=gpu_count(), share_gpu=False)
     options = {"calls": calls, "times": times}
-    results = launch("late:run_rank", options, placement, deadline_s=100)
+    results = launch("late:run_rank", options, placement, deadline_s=50)
     command = f"bench/late.py --ranks {placement.ranks} --calls {calls} --times {times}"
     content = {"header": header(command), "late_us": LATE_US, "late_rank": _LATE_RANK}
     output.write_text(json.dumps({**content, "ranks": results}, indent=1) + "\n", encoding="utf-8")

@@ -128,7 +128,7 @@ def main(
         "cost_us": round(mean, 4),
         "cost_us_95": [round(mean - half, 4), round(mean + half, 4)],
     }
-    head = header(f"bench/safety_cost.py --bytes {nbytes} --turns {turns}")
+    head = header(f"bench/safety_cost.py --ranks {job['ranks']} --bytes {nbytes} --turns {turns}")
     content = {"header": head, **result, "times_us": times}
     output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     click.echo(json.dumps(result))

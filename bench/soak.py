@@ -124,7 +124,7 @@ def main(output: Path, ranks: str | None, seconds: float, seed: int) -> None:
         raise click.BadParameter(f"{placement.ranks} ranks: expected 2, 4 or 8")
     options = {"seconds": seconds, "seed": seed}
     results = launch("soak:run_rank", options, placement, deadline_s=seconds + 90)
-    command = f"bench/soak.py --seconds {seconds:g} --seed {seed}"
+    command = f"bench/soak.py --ranks {placement.ranks} --seconds {seconds:g} --seed {seed}"
     content = {"header": header(command), "world": placement.ranks, "seed": seed, "ranks": results}
     output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     wrong = sum(result["wrong"] for result in results)

@@ -116,12 +116,13 @@ PYALLREDUCE_FN V* pinned(V* address) {
   return address;
 }
 
-// About 1.6 ms between two looks at clock and abort words. A look has to be much shorter than that:
-// the host's words are read over PCIe, one warp after the other, in 0.3 ms for a call of 256 KiB,
-// in 1 ms for one of 1 MiB. With looks 0.1 ms apart a rank that looked was late for its peer, which
-// looked meanwhile and was late in turn, for ever: a call took 330 us instead of 2.8
-// (bench/NOTES.md, entry 26).
-constexpr uint32_t kPollsPerLook = 4096;
+// Between two looks at clock and abort words, some milliseconds. A look at the host's words, from
+// the second on, takes 0.3 ms for a call of 256 KiB and 1 ms for one of 1 MiB, since the reads of
+// its warps go over PCIe one by one. If that is longer than a peer waits until its own such look,
+// two ranks keep each other late for ever: with 256 polls, a look in less than 0.1 ms, a call took
+// 330 us instead of 2.8 (bench/NOTES.md, entry 26). 4096 were enough among four GPUs; this is for
+// slower hosts.
+constexpr uint32_t kPollsPerLook = 16384;
 PYALLREDUCE_FN void pause_after(uint32_t /*polls*/) {}
 
 #else

@@ -21,11 +21,21 @@ from pyallreduce.info import gpu_count, header
 from pyallreduce.launch import DeviceChoice, LaunchError, Placement, launch, place
 from pyallreduce.worker import Context
 
-__all__ = ["MIXING", "join", "leave", "run", "under_torchrun", "where", "without_graph_mixing"]
+__all__ = [
+    "environment",
+    "join",
+    "leave",
+    "run",
+    "under_torchrun",
+    "where",
+    "without_graph_mixing",
+]
 
 # By default NCCL records an event on a side branch of the graph at each captured call, so that
 # calls of several graphs may be in flight at once: nobody here promises that.
-MIXING = "NCCL_GRAPH_MIXING_SUPPORT"
+_MIXING = "NCCL_GRAPH_MIXING_SUPPORT"
+# What keeps multicast out of a measurement, where the machine sets it.
+_NO_MULTICAST = ("NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS")
 
 _TARGET = "pyallreduce.bench.run:run_rank"
 
@@ -80,7 +90,9 @@ def run(
         return True
     click.echo("\n".join(report.footer(printer.records)))
     if output is not None:
-        report.write_json(output, header(command), printer.records)
+        report.write_json(
+            output, {**header(command), "environment": environment()}, printer.records
+        )
     return all(record.wrong == 0 for record in printer.records)
 
 
@@ -121,7 +133,12 @@ class _Printer:
 def without_graph_mixing() -> None:
     """NCCL as fast as it can be in graphs, for all ranks, which are yet to start or to join; a
     choice of the user's stays."""
-    os.environ.setdefault(MIXING, "0")
+    os.environ.setdefault(_MIXING, "0")
+
+
+def environment() -> dict[str, str]:
+    """For a result's header: the variables that other backends' times depend on."""
+    return {k: os.environ[k] for k in (_MIXING, *_NO_MULTICAST) if k in os.environ}
 
 
 def under_torchrun() -> bool:

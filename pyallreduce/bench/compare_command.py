@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -26,8 +25,6 @@ from pyallreduce.launch import Placement
 
 __all__ = ["run"]
 
-# What keeps multicast out of the comparison, where the machine sets it.
-_NO_MULTICAST = ("NCCL_NVLS_ENABLE", "TORCH_SYMM_MEM_DISABLE_MULTICAST", "NVSHMEM_DISABLE_NVLS")
 _PEERS = ("flashinfer-python", "sglang", "vllm", "nvidia-nccl-cu13", "nvidia-nccl-cu12")
 
 
@@ -45,9 +42,7 @@ def run(
     head = header(command_line)
     head["versions"].update(_versions())
     head["ranks"] = str(placement)
-    head["environment"] = {
-        name: os.environ[name] for name in (command.MIXING, *_NO_MULTICAST) if name in os.environ
-    }
+    head["environment"] = command.environment()
     if memory := _slab_bytes(placement.ranks):
         head["slab_bytes"] = memory
     if commit:

@@ -61,9 +61,13 @@ def test_two_streams_are_ordered() -> None:
 
 @pytest.mark.skipif(device_count() < 2, reason="needs 2 GPUs: ranks that share one take turns")
 def test_a_late_rank_costs_no_more_than_its_lateness() -> None:
-    """A long wait looks at the host, which takes a while: the calls behind must not suffer."""
-    _, (together, behind) = run("late")
-    assert behind < 5 * together, "us of a call"
+    """A long wait looks at the host, which takes a while: the calls behind must not suffer.
+
+    They took 330 and 1000 us where ranks kept each other late (bench/NOTES.md, entry 26), for half
+    a graph at least; they take 3 and 5.
+    """
+    _, longest_us = run("late")
+    assert longest_us < 50
 
 
 def test_torch_compile_traces_the_whole_call() -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from pyallreduce.bench import report
+from pyallreduce.bench import command, report
 from pyallreduce.bench.options import Options, parse_size
 from pyallreduce.bench.timing import SPIN_CYCLES, quantile, spin_for, zero_sum
 from pyallreduce.check.cases import DTYPES
@@ -173,3 +173,15 @@ def test_what_is_timed_stays_zero(world: int, dtype: torch.dtype) -> None:
         for x in order:
             total = total + x
         assert not bool(total.any())
+
+
+@pytest.mark.parametrize("chosen", [None, "1"])
+def test_nccl_graphs_are_as_fast_as_they_can_be_unless_the_user_chose(
+    monkeypatch: pytest.MonkeyPatch, chosen: str | None
+) -> None:
+    name = "NCCL_GRAPH_MIXING_SUPPORT"
+    monkeypatch.setenv(name, chosen or "")
+    if chosen is None:
+        monkeypatch.delenv(name)
+    command.without_graph_mixing()
+    assert command.environment()[name] == (chosen or "0")
