@@ -51,13 +51,12 @@ def _record(case: Case, outcomes: Outcomes) -> dict[str, Any]:
 def kills(ranks: int, gpus: int, count: int) -> dict[str, Any]:
     """Seconds from a survivor's call, in which it waits for a rank that dies, to its exception."""
     case = Case("kill", "steady", 1, ranks)
-    took: list[float] = []
     by_rank, complaints = [], 0
     for _ in range(count):
         seen = run([case], gpus, 60).get(case.name, {})
         complaints += bool(judge(case, seen))
-        took += [outcome["took"] for outcome in seen.values()]
         by_rank.append({str(rank): outcome["took"] for rank, outcome in sorted(seen.items())})
+    took = [seconds for survivors in by_rank for seconds in survivors.values()]
     return {
         "kills": count,
         "not_as_promised": complaints,

@@ -3,7 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One rank comes late: what does that cost the calls behind it?
 
-python bench/late.py OUT.json [--ranks N] [--calls 100] [--times 6]
+python bench/late.py OUT.json [--ranks N] [--calls 100] [--times 6] [--algorithm one_shot]
 
 On every rank a graph of calls, each depending on the last, starts at the same moment, but for rank
 1, whose stream sleeps first. Printed is what a call takes from then on, by that rank's events: the
@@ -42,7 +42,7 @@ def run_rank(context: Context, options: dict[str, Any]) -> dict[str, list[list[f
         assert comm.decision.backend == "native", comm.decision.reason
         for nbytes in _SIZES:
             x = timing.zero_sum(context.rank, context.world, nbytes // 2, torch.bfloat16, device)
-            graph = _record(comm, x, options["calls"])
+            graph = _record(comm, x, options)
             found[str(nbytes)] = [
                 _late(comm, x, graph, late * (context.rank == _LATE_RANK), options)
                 for late in LATE_US
@@ -51,13 +51,13 @@ def run_rank(context: Context, options: dict[str, Any]) -> dict[str, list[list[f
     return found
 
 
-def _record(comm: Communicator, x: torch.Tensor, calls: int) -> torch.cuda.CUDAGraph:
+def _record(comm: Communicator, x: torch.Tensor, options: dict[str, Any]) -> torch.cuda.CUDAGraph:
     comm.all_reduce(x, out=x)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        for _ in range(calls):
-            comm.all_reduce(x, out=x)
+        for _ in range(options["calls"]):
+            comm.all_reduce(x, out=x, algorithm=options["algorithm"])
     graph.replay()
     torch.cuda.synchronize()
     return graph
@@ -92,11 +92,13 @@ def _late(
 @click.option("--ranks", type=click.IntRange(2, 8), help="[default: one a GPU]")
 @click.option("--calls", default=100)
 @click.option("--times", default=6)
-def main(output: Path, ranks: int | None, calls: int, times: int) -> None:
+@click.option("--algorithm", type=click.Choice(["auto", "one_shot", "two_shot"]), default="auto")
+def main(output: Path, ranks: int | None, calls: int, times: int, algorithm: str) -> None:
     placement = place(ranks, "cuda", gpus=gpu_count(), share_gpu=False)
-    options = {"calls": calls, "times": times}
+    options = {"calls": calls, "times": times, "algorithm": algorithm}
     results = launch("late:run_rank", options, placement, deadline_s=50)
-    command = f"bench/late.py --ranks {placement.ranks} --calls {calls} --times {times}"
+    arguments = " ".join(f"--{name} {value}" for name, value in options.items())
+    command = f"bench/late.py --ranks {placement.ranks} {arguments}"
     content = {"header": header(command), "late_us": LATE_US, "late_rank": _LATE_RANK}
     output.write_text(json.dumps({**content, "ranks": results}, indent=1) + "\n", encoding="utf-8")
     click.echo(f"us of a call behind rank {_LATE_RANK}, late by us; in brackets the longest")

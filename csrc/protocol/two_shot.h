@@ -39,12 +39,6 @@ struct Step {
   }
 };
 
-// A lane's vector in a step: the i-th of the block's mailbox in its lap, the `at`-th behind the
-// block's start of each part, and how far the lap's mailboxes are.
-struct Place {
-  uint32_t i, at, further;
-};
-
 template <typename T, int kWorld, typename Block>
 class TwoShot {
  public:
@@ -99,6 +93,11 @@ class TwoShot {
  private:
   // All shards of a step are read before the first is sent, as far as the registers go.
   static constexpr bool kTogether = kWorld <= 4;
+  // A lane's vector in a step: the i-th of the block's mailbox in its lap, the `at`-th behind the
+  // block's start of each part, and how far the lap's mailboxes are.
+  struct Place {
+    uint32_t i, at, further;
+  };
   struct Shards {
     Words hop[kWorld - 1];  // for the owners rank+1, rank+2, ...
   };

@@ -7,7 +7,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from pyallreduce import Communicator, Config
 from pyallreduce.errors import PyallreduceError
@@ -112,40 +111,6 @@ def streams(context: Context, _options: dict[str, Any]) -> int:
         for turn, result in enumerate(results):
             wrong += int((result != 2 * turn).sum())
     return wrong
-
-
-def late(context: Context, _options: dict[str, Any]) -> float:
-    """us of a call, the longest mean of 100, by this rank's events, behind lateness of rank 1."""
-    with communicator(context, slab_bytes=64 << 20) as comm:
-        longest = max(
-            _behind(comm, elements, late_us)
-            for elements in (128 << 10, 512 << 10)
-            for late_us in (0, 200, 500, 2_000) * 3
-        )
-        comm.check()
-    return longest
-
-
-def _behind(comm: Communicator, elements: int, late_us: int) -> float:
-    cuda: Any = torch.cuda
-    x = torch.zeros(elements, dtype=torch.bfloat16, device=comm.device)
-    comm.all_reduce(x, out=x, algorithm="one_shot")
-    torch.cuda.synchronize()
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        for _ in range(100):
-            comm.all_reduce(x, out=x, algorithm="one_shot")
-    begin, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-    dist.barrier()
-    cuda._sleep(1_000_000)  # until all that follows is queued
-    comm.all_reduce(x, out=x)  # from here on together
-    if late_us and comm.rank == 1:
-        cuda._sleep(late_us * 1_700)
-    begin.record()
-    graph.replay()
-    end.record()
-    torch.cuda.synchronize()
-    return float(begin.elapsed_time(end)) * 10
 
 
 def compiled(context: Context, _options: dict[str, Any]) -> list[Any]:
