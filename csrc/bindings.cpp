@@ -210,7 +210,7 @@ void bind_watchdog(py::module_& m) {
             watchdog.watch(host::Peer{rank, pid, address_of(page)});
           },
           py::arg("rank"), py::arg("pid"), py::arg("page"), py::keep_alive<1, 4>(), Unlocked())
-      .def("ended", [](const Watchdog& w) { return w.ended(); })
+      .def("ended", &Watchdog::ended, Unlocked())
       .def("close", &Watchdog::close, Unlocked());
 }
 

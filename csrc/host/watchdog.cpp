@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include <cerrno>
+#include <chrono>
 #include <cstdio>
 #include <system_error>
 
@@ -19,7 +20,8 @@ namespace pyallreduce::host {
 namespace {
 
 constexpr int kLookMilliseconds = 10;
-constexpr uint64_t kLifeOffset = 1024;  // of the lock in the page, behind the record
+constexpr std::chrono::milliseconds kExplanation{50};  // of the 100 in which a death is to be told
+constexpr uint64_t kLifeOffset = 1024;                 // of the lock in the page, behind the record
 static_assert(sizeof(Record) <= kLifeOffset);
 
 Record& record_of(uint64_t page) { return *reinterpret_cast<Record*>(page); }
@@ -107,8 +109,10 @@ void Watchdog::watch(const Peer& peer) {
 }
 
 std::pair<int, std::string> Watchdog::ended() const {
-  const std::lock_guard<std::mutex> guard(mutex_);
-  return {dead_, sentence_};
+  std::unique_lock<std::mutex> guard(mutex_);
+  if (!dead_) return {-1, ""};
+  explained_.wait_for(guard, kExplanation, [this] { return !how_.empty(); });
+  return {static_cast<int>(dead_->peer.rank), sentence()};
 }
 
 void Watchdog::close() {
@@ -131,17 +135,20 @@ void Watchdog::run() {
   ready_.store(true, std::memory_order_release);
   while (!closing_.load()) {
     ::poll(nullptr, 0, kLookMilliseconds);
-    const std::lock_guard<std::mutex> guard(mutex_);
-    for (Watched& watched : watched_) look_at(watched);
-    if (dead_ >= 0) raise_stop();  // again and again: a new generation does not raise the dead
-    log_notice();
+    {
+      const std::lock_guard<std::mutex> guard(mutex_);
+      for (Watched& watched : watched_) look_at(watched);
+      if (dead_) raise_stop();  // again and again: a new generation does not raise the dead
+      log_notice();
+    }
+    if (dead_ && how_.empty()) find_out_how();  // no other thread writes either
   }
   pthread_mutex_unlock(life_of(page_));
 }
 
 void Watchdog::look_at(Watched& watched) {
   // The first death is the one that explains the rest; who left in good order may end as he likes.
-  if (dead_ >= 0 || watched.left) return;
+  if (dead_ || watched.left) return;
   pthread_mutex_t* life = life_of(watched.peer.page);
   const int answer = pthread_mutex_trylock(life);
   if (answer == 0) {
@@ -166,16 +173,27 @@ void Watchdog::raise_stop() {
 
 void Watchdog::bury(const Watched& watched) {
   raise_stop();
-  dead_ = static_cast<int>(watched.peer.rank);
+  dead_ = watched;
   const auto launched = [](uint64_t page) {
     return std::to_string(__atomic_load_n(&record_of(page).launched, __ATOMIC_RELAXED));
   };
-  sentence_ = "rank " + std::to_string(watched.peer.rank) + " (process " +
-              std::to_string(watched.peer.pid) + ") died (" +
-              how_it_ended(watched.peer.pid, watched.pidfd) + ") after it had launched " +
-              launched(watched.peer.page) + " calls; rank " + std::to_string(rank_) +
-              " had launched " + launched(page_);
-  say("rank " + std::to_string(rank_) + ": " + sentence_ + ". Its all-reduces end now.");
+  launched_ = " after it had launched " + launched(watched.peer.page) + " calls; rank " +
+              std::to_string(rank_) + " had launched " + launched(page_);
+}
+
+// Without the lock: it takes as long as the end of the process does.
+void Watchdog::find_out_how() {
+  const std::string how = how_it_ended(dead_->peer.pid, dead_->pidfd);
+  const std::lock_guard<std::mutex> guard(mutex_);
+  how_ = how;
+  explained_.notify_all();
+  say("rank " + std::to_string(rank_) + ": " + sentence() + ". Its all-reduces end now.");
+}
+
+std::string Watchdog::sentence() const {
+  return "rank " + std::to_string(dead_->peer.rank) + " (process " +
+         std::to_string(dead_->peer.pid) + ") died" + (how_.empty() ? "" : " (" + how_ + ")") +
+         launched_;
 }
 
 void Watchdog::log_notice() {

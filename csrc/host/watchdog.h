@@ -9,8 +9,10 @@
 #pragma once
 
 #include <atomic>
+#include <condition_variable>
 #include <cstdint>
 #include <mutex>
+#include <optional>
 #include <string>
 #include <thread>
 #include <utility>
@@ -36,6 +38,7 @@ class Watchdog {
   // `absent`. Its page stays mapped until close().
   void watch(const Peer& peer);
   // (-1, "") while no peer has died; else the first that did, and a sentence, "rank 1 (...) ...".
+  // Waits a little where a peer has just died and how is about to be known.
   std::pair<int, std::string> ended() const;
   // Lets go of the life lock: this rank leaves in good order. Does nothing the second time, nor in
   // a forked child, which has no such thread.
@@ -52,6 +55,8 @@ class Watchdog {
   void look_at(Watched& watched);
   void raise_stop();
   void bury(const Watched& watched);
+  void find_out_how();
+  std::string sentence() const;
   void log_notice();
 
   uint32_t rank_;
@@ -61,8 +66,10 @@ class Watchdog {
   std::atomic<bool> closing_{false};
   mutable std::mutex mutex_;
   std::vector<Watched> watched_;
-  int dead_ = -1;
-  std::string sentence_;
+  mutable std::condition_variable explained_;
+  std::optional<Watched> dead_;
+  std::string launched_;  // " after it had launched ..."
+  std::string how_;       // empty until it is known
   uint32_t notices_ = 0;
   std::thread thread_;
 };
