@@ -29,8 +29,8 @@ def _modelled(one_shot_limit: int) -> Table:
 
 
 GPU: dict[int, Table] = {
-    # Measured on two H200s: up to 512 KiB bench/results/sweep-h200-2-small.json, 1 MiB
-    # race-class-h200-3.txt and bench-h200-2.json, above on the way to these kernels,
+    # Measured on two H200s: up to 512 KiB bench/results/sweep-h200-2-small.json, up to 4 MiB
+    # race-addresses-h200-2.txt, by where lines through its sizes cross, above
     # sweep-h200-2-laps.json and race-park-h200-2.txt.
     2: Table(
         (
@@ -39,8 +39,8 @@ GPU: dict[int, Table] = {
             Entry(128 * _KIB, "one_shot", lanes=64),
             Entry(256 * _KIB, "one_shot"),
             Entry(512 * _KIB, "one_shot", lanes=256),
-            Entry(896 * _KIB, "one_shot", lanes=512),  # where lines through both sizes cross
-            Entry(2 * _MIB, "two_shot"),
+            Entry(1536 * _KIB, "one_shot", lanes=512),
+            Entry(2816 * _KIB, "two_shot"),
             Entry(4 * _MIB, "one_shot"),
             Entry(MAX_BYTES, "two_shot", lanes=512),
         )

@@ -4,6 +4,8 @@
 // A block of the GPU target: `lanes` threads carry data, one more warp the call's signature.
 #pragma once
 
+#include <type_traits>
+
 #include "protocol/target.h"
 
 namespace pyallreduce::cuda {
@@ -18,8 +20,14 @@ struct Block {
     V value{};
     __device__ __forceinline__ V& operator[](uint32_t /*lane*/) { return value; }
     __device__ __forceinline__ const V& operator[](uint32_t /*lane*/) const { return value; }
-    // For grid_dependency_wait, of pointers.
-    __device__ __forceinline__ uint64_t bits() const { return reinterpret_cast<uint64_t>(value); }
+    // For grid_dependency_wait, of pointers or of what has such bits itself.
+    __device__ __forceinline__ uint64_t bits() const {
+      if constexpr (std::is_pointer_v<V>) {
+        return reinterpret_cast<uint64_t>(value);
+      } else {
+        return value.bits();
+      }
+    }
   };
 
   __device__ __forceinline__ Block() : index(blockIdx.x), lanes(blockDim.x - kSignerLanes) {}

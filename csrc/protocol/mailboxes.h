@@ -21,8 +21,8 @@ struct Mailboxes {
   uint32_t sender;            // vectors from one peer's to the next: all blocks' mailboxes
   uint32_t shot;              // vectors from one shot to the next
 
-  // More addresses than those of three ranks would not stay in registers.
-  static constexpr bool kPins = kWorld <= 3;
+  // More addresses than those of four ranks would not stay in registers.
+  static constexpr bool kPins = kWorld <= 4;
 
   // `place(slab, sender)`: that sender's mailbox in a slab.
   template <typename Place>
@@ -71,12 +71,12 @@ struct Mailboxes {
   }
 };
 
-// The vectors that the peers of `expected` (bit p: peer p) sent to `mailbox(p)`; those of the
-// others stay as they are. All loads of a round are in flight together.
+// Takes the vectors that the peers of `expected` (bit p: peer p) sent to `mailbox(p)`, and arms the
+// mailboxes again; those of the others stay as they are. All loads of a round are in flight
+// together.
 template <int kPeers, typename Mailbox>
 PYALLREDUCE_FN bool collect(Turn& turn, Phase phase, Words (&vectors)[kPeers], Mailbox mailbox,
                             uint32_t expected = ~0u) {
-  uint32_t missing = rank_of(0, turn.call.rank);
 #pragma unroll
   for (uint32_t peer = 0; peer < kPeers; ++peer) {
     if ((expected >> peer & 1u) != 0) vectors[peer] = ld_relaxed_sys(mailbox(peer));
@@ -86,14 +86,31 @@ PYALLREDUCE_FN bool collect(Turn& turn, Phase phase, Words (&vectors)[kPeers], M
 #pragma unroll
     for (uint32_t peer = 0; peer < kPeers; ++peer) {
       if ((expected >> peer & 1u) != 0 && pending(vectors[peer])) {
-        missing = rank_of(peer, turn.call.rank);
         again = true;
         vectors[peer] = ld_relaxed_sys(mailbox(peer));
       }
     }
     return !again;
   };
-  return turn.wait(missing, phase, arrived);
+  // Made out of what was read last, not noted in every poll.
+  const auto missing = [&] {
+    uint32_t from = turn.call.rank;
+#pragma unroll
+    for (uint32_t peer = kPeers; peer-- > 0;) {
+      if ((expected >> peer & 1u) != 0 && pending(vectors[peer])) {
+        from = rank_of(peer, turn.call.rank);
+      }
+    }
+    return from;
+  };
+  if (!turn.wait(missing, phase, arrived)) return false;
+  // Here, where the lanes wait anyway: behind the barrier before the output it would be part of the
+  // call's time.
+#pragma unroll
+  for (uint32_t peer = 0; peer < kPeers; ++peer) {
+    if ((expected >> peer & 1u) != 0) st_relaxed_sys(mailbox(peer), armed());
+  }
+  return true;
 }
 
 // The sum of all ranks' vectors in rank order.

@@ -26,10 +26,13 @@ class Message {
         short_(call.elements / kElements<T> - first),
         count_(call.elements % kElements<T>) {}
 
-  PYALLREDUCE_FN Words load(uint32_t i) const {
-    if (!kReadsOn && i == short_) return load_part<T>(in_ + i, count_);
-    return ld_weak(in_ + i);
+  PYALLREDUCE_FN Words load(uint32_t i) const { return load(i, at(i)); }
+  // By an address that was made before, while the grid before still ran.
+  PYALLREDUCE_FN Words load(uint32_t i, const Words* at_i) const {
+    if (!kReadsOn && i == short_) return load_part<T>(at_i, count_);
+    return ld_weak(at_i);
   }
+  PYALLREDUCE_FN const Words* at(uint32_t i) const { return in_ + i; }
   PYALLREDUCE_FN void store(uint32_t i, const Words& v) const {
     if (__builtin_expect(i == short_, 0)) {
       store_part<T>(out_ + i, count_, v);

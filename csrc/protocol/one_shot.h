@@ -44,13 +44,17 @@ PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
   };
   Mailboxes<kWorld> boxes(call, call.layout.one_shot_tile, place);
 
+  typename Block::template PerLane<const Words*> source;
+  share.each(block, 0, [&](uint32_t lane, uint32_t i) { source[lane] = pinned(message.at(i)); });
+
   // Happens-before: all writes of this stream's earlier grids, re-arming among them, precede our
   // pushes.
-  grid_dependency_wait(turn.bits() | signatures.bits() | boxes.bits() | message.bits() |
-                       share.count);
+  grid_dependency_wait(turn.bits() | signatures.bits() | boxes.bits() | source.bits() |
+                       message.bits() | share.count);
   typename Block::template PerLane<Words> mine, next, result;
   // Before the epoch is read, so that both loads are in flight together.
-  share.each(block, 0, [&](uint32_t lane, uint32_t i) { mine[lane] = message.load(i); });
+  share.each(block, 0,
+             [&](uint32_t lane, uint32_t i) { mine[lane] = message.load(i, source[lane]); });
   turn.begin();
   boxes = boxes.moved(turn.slot * boxes.shot);
 
@@ -66,11 +70,6 @@ PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
     const auto box = [&](uint32_t peer) { return boxes.from(peer, i); };
     if (!collect(turn, Phase::kShards, others, box)) return poison();
     return sum_of<T, kWorld>(kept, others, call.rank);
-  };
-  const auto finish = [&](uint32_t i, const Words& v) {
-    message.store(i, turn.ok() ? v : poison());
-#pragma unroll
-    for (uint32_t peer = 0; peer < kWorld - 1; ++peer) st_relaxed_sys(boxes.from(peer, i), armed());
   };
 
   signatures.send(block, turn);
@@ -89,10 +88,12 @@ PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
     // No output before every signature is checked. And in step: fast warps wait here for slow ones,
     // as polls would hold up their stores.
     if (!block.all(turn.ok())) turn.join();
-    share.each(block, step, [&](uint32_t lane, uint32_t i) { finish(i, result[lane]); });
+    share.each(block, step, [&](uint32_t lane, uint32_t i) {
+      message.store(i, turn.ok() ? result[lane] : poison());
+    });
     mine = next;
   }
-  leave(block, turn);
+  leave_by_owner(block, turn);
 }
 
 }  // namespace pyallreduce

@@ -66,7 +66,8 @@ class Signatures {
       theirs = ld_relaxed_sys(mailbox);
       return false;
     };
-    if (!turn.wait(lane, Phase::kSignature, arrived)) return;
+    const auto missing = [&] { return pending(theirs) ? lane : turn.call.rank; };
+    if (!turn.wait(missing, Phase::kSignature, arrived)) return;
     if (turn.call.laps > 1) theirs = ld_acquire_sys(mailbox);  // the same again
     st_relaxed_sys(mailbox, armed());
     const Words ours = signature_of(turn.call, turn.epoch + lap);
@@ -104,13 +105,23 @@ PYALLREDUCE_FN void enter(const Block& block, Turn& turn) {
   });
 }
 
-// Its end. Every lane has read the epoch before `block.all`.
+// Its end. Every lane has read the epoch before `block.all`, so that one may advance it.
+PYALLREDUCE_FN void let_next_in(const Turn& turn) {
+  st_relaxed_sys(&turn.state->epoch, turn.epoch + turn.call.laps);
+  st_relaxed_sys(&turn.state->owner, 0);
+}
 template <typename Block>
 PYALLREDUCE_FN void leave(const Block& block, Turn& turn) {
   if (__builtin_expect(turn.failed, 0)) turn.report(Words{});
-  block.leader([&] {
-    st_relaxed_sys(&turn.state->epoch, turn.epoch + turn.call.laps);
-    st_relaxed_sys(&turn.state->owner, 0);
+  block.leader([&] { let_next_in(turn); });
+}
+// Where lanes re-arm before the last barrier all that they read: behind it the owner's lane, with
+// no output to store, is the first that has time.
+template <typename Block>
+PYALLREDUCE_FN void leave_by_owner(const Block& block, Turn& turn) {
+  if (__builtin_expect(turn.failed, 0)) turn.report(Words{});
+  block.signer([&](uint32_t lane) {
+    if (lane == kOwnerLane) let_next_in(turn);
   });
 }
 

@@ -57,14 +57,19 @@ class TwoShot {
         }) {}
 
   PYALLREDUCE_FN void run() {
+    typename Block::template PerLane<Sources> sources;
+    if constexpr (kTogether) {
+      each(scattered_, [&](uint32_t lane, const Place& p) { sources[lane] = sources_of(p); });
+    }
     // Happens-before: all writes of this stream's earlier grids, re-arming among them, precede our
     // pushes.
-    grid_dependency_wait(turn_.bits() | signatures_.bits() | boxes_.bits() | message_.bits() |
-                         part_);
+    grid_dependency_wait(turn_.bits() | signatures_.bits() | boxes_.bits() | sources.bits() |
+                         message_.bits() | part_);
     typename Block::template PerLane<Shards> first;
     if constexpr (kTogether) {
       // Before the epoch is read, so that all these loads are in flight together.
-      each(scattered_, [&](uint32_t lane, const Place& p) { first[lane] = read(p); });
+      each(scattered_,
+           [&](uint32_t lane, const Place& p) { first[lane] = read(p, sources[lane]); });
     }
     turn_.begin();
     signatures_.send(block_, turn_);
@@ -98,8 +103,19 @@ class TwoShot {
   struct Place {
     uint32_t i, at, further;
   };
+  // For the owners rank+1, rank+2, ...: a lane's vectors, and where they are read.
   struct Shards {
-    Words hop[kWorld - 1];  // for the owners rank+1, rank+2, ...
+    Words hop[kWorld - 1];
+  };
+  struct Sources {
+    const Words* hop[kWorld - 1];
+
+    PYALLREDUCE_FN uint64_t bits() const {
+      uint64_t all = 0;
+#pragma unroll
+      for (const Words* source : hop) all |= reinterpret_cast<uint64_t>(source);
+      return all;
+    }
   };
 
   // ---- the steps of the block ------------------------------------------------------------------
@@ -114,7 +130,7 @@ class TwoShot {
   PYALLREDUCE_FN void scatter() {
     each(scattered_, [&](uint32_t, const Place& p) {
       if constexpr (kTogether) {
-        send_all(p, read(p));
+        send_all(p, read(p, sources_of(p)));
       } else {
 #pragma unroll
         for (uint32_t hop = 1; hop < kWorld; ++hop) send(p, hop, own((rank_ + hop) % kWorld, p));
@@ -136,7 +152,9 @@ class TwoShot {
       signatures_.send_lap(block_, turn_, gathered_.lap);
     }
     each(summed_, [&](uint32_t lane, const Place& p) {
-      if (exists(rank_, p)) finish(p, kept[lane]);
+      // The value that was sent: all ranks hold the same bits.
+      if (exists(rank_, p))
+        message_.store(rank_ * part_ + p.at, turn_.ok() ? kept[lane] : poison());
     });
     summed_.advance(call_.tile, block_.lanes);
   }
@@ -148,11 +166,23 @@ class TwoShot {
 
   // ---- one lane's part of them -----------------------------------------------------------------
 
-  PYALLREDUCE_FN Shards read(const Place& p) const {
+  // A shard that does not exist is not sent: any vector of the message will do.
+  PYALLREDUCE_FN Sources sources_of(const Place& p) const {
+    Sources sources;
+#pragma unroll
+    for (uint32_t hop = 1; hop < kWorld; ++hop) {
+      const uint32_t owner = (rank_ + hop) % kWorld;
+      sources.hop[hop - 1] = pinned(message_.at(exists(owner, p) ? owner * part_ + p.at : p.at));
+    }
+    return sources;
+  }
+  PYALLREDUCE_FN Shards read(const Place& p, const Sources& sources) const {
     Shards shards;
 #pragma unroll
     for (uint32_t hop = 1; hop < kWorld; ++hop) {
-      shards.hop[hop - 1] = own((rank_ + hop) % kWorld, p);
+      const uint32_t owner = (rank_ + hop) % kWorld;
+      const uint32_t i = exists(owner, p) ? owner * part_ + p.at : p.at;
+      shards.hop[hop - 1] = message_.load(i, sources.hop[hop - 1]);
     }
     return shards;
   }
@@ -178,14 +208,6 @@ class TwoShot {
     }
     return result;
   }
-  // The owner stores the value that it sent: all ranks hold the same bits.
-  PYALLREDUCE_FN void finish(const Place& p, const Words& result) const {
-    message_.store(rank_ * part_ + p.at, turn_.ok() ? result : poison());
-#pragma unroll
-    for (uint32_t peer = 0; peer < kWorld - 1; ++peer) {
-      st_relaxed_sys(shard_from(peer, p), armed());
-    }
-  }
 
   PYALLREDUCE_FN void take_results(const Place& p) {
     Words results[kWorld - 1]{};
@@ -201,7 +223,6 @@ class TwoShot {
       if ((owners >> peer & 1u) == 0) continue;
       const Words result = arrived ? results[peer] : poison();
       message_.store(rank_of(peer, rank_) * part_ + p.at, result);
-      st_relaxed_sys(box(peer), armed());
     }
   }
 

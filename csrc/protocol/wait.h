@@ -98,10 +98,10 @@ struct Turn {
   }
 
   // Polls `arrived` until it says yes (true) or the wait has to end (false, and `stop` says why).
-  // `arrived` answers from what it read when it was asked before, and reads again; it may update
-  // `from`, the peer, which is read when the wait ends in vain.
-  template <typename Arrived>
-  PYALLREDUCE_FN bool wait(const uint32_t& from, Phase during, Arrived arrived) {
+  // `arrived` answers from what it read when it was asked before, and reads again; `missing` says
+  // from what it read last which peer has not arrived: this rank itself, if all have.
+  template <typename Missing, typename Arrived>
+  PYALLREDUCE_FN bool wait(Missing missing, Phase during, Arrived arrived) {
     if (!ok()) return false;
     uint64_t since = 0;
     bool noticed = false;
@@ -117,11 +117,13 @@ struct Turn {
       // Asked again behind clock and host: this process may have been stopped between poll and
       // clock; and what a peer sent before the host heard that it is absent is here by now (the
       // host's word is acquired, and was written after the peer's last grid had ended).
-      // Twice: the first answer is about what was read before.
+      // Twice: the first answer is about what was read before. (What came with the last read is
+      // seen by `missing`.)
       bool here = false;
 #pragma unroll 1
       for (int ask = 0; ask < 2 && !here; ++ask) here = arrived();
-      if (here) break;
+      const uint32_t from = missing();
+      if (here || from == call.rank) break;
       const Stop why = reason_to_stop(host, from, now - since);
       if (why != Stop::kNone) {
         fail(why, from, during, milliseconds(now - since));

@@ -52,7 +52,7 @@ WAITS = [
         "a wait judges what it read before its look",
         _P + "wait.h",
         "ask < 2 && !here",
-        "ask < 1 && !here",
+        "ask < 0 && !here",
         "asked_again",
     ),
     Mutant(
@@ -94,8 +94,8 @@ WAITS = [
     Mutant(
         "the record names the wrong peer",
         _P + "mailboxes.h",
-        "missing = rank_of(peer, turn.call.rank);\n",
-        "missing = rank_of(0, turn.call.rank);\n",
+        "from = rank_of(peer, turn.call.rank);\n",
+        "from = rank_of(0, turn.call.rank);\n",
         "no_result_of_half_a_sum",
     ),
     Mutant(
