@@ -4,7 +4,6 @@
 
 #include <sys/ioctl.h>
 #include <sys/wait.h>
-#include <unistd.h>
 
 #include <chrono>
 #include <cstring>
@@ -40,14 +39,6 @@ std::optional<int> exit_status_of(int pidfd) {
   return info.exit_code;
 }
 
-// Whoever reads /proc/<pid>/stat holds the process's memory for that time. In the end of a process
-// he may be the last who does, and frees it: 0.1 s where there is a CUDA context. Its
-// /proc/<pid>/exe is gone as soon as it has let go itself.
-bool holds_memory(int64_t pid) {
-  char target;
-  return ::readlink(("/proc/" + std::to_string(pid) + "/exe").c_str(), &target, 1) >= 0;
-}
-
 std::string describe(int status) {
   if (!WIFSIGNALED(status)) return "exit status " + std::to_string(WEXITSTATUS(status));
   const char* name = sigabbrev_np(WTERMSIG(status));
@@ -71,11 +62,9 @@ std::optional<ProcessFacts> process_facts(int64_t pid) {
 
 std::string how_it_ended(int64_t pid, int pidfd) {
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
-    if (!holds_memory(pid)) {
-      const auto facts = process_facts(pid);
-      if (facts && facts->state == 'Z') return describe(facts->exit_status);
-      if (const auto status = exit_status_of(pidfd)) return describe(*status);
-    }
+    const auto facts = process_facts(pid);
+    if (facts && facts->state == 'Z') return describe(facts->exit_status);
+    if (const auto status = exit_status_of(pidfd)) return describe(*status);
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
   return "how is not known";

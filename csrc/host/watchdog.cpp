@@ -21,13 +21,20 @@ namespace {
 
 constexpr int kLookMilliseconds = 10;
 constexpr std::chrono::milliseconds kExplanation{50};  // of the 100 in which a death is to be told
-constexpr uint64_t kLifeOffset = 1024;                 // of the lock in the page, behind the record
+constexpr uint64_t kLifeOffset = 1024;                 // of the life in the page, behind the record
 static_assert(sizeof(Record) <= kLifeOffset);
 
+// What a page says of its rank's process.
+struct Life {
+  pthread_mutex_t lock;  // robust; the rank's watchdog holds it while the process lives
+  // Whoever finds the lock of a dead process says so here. The lock alone would tell two: the
+  // first lets go of it unrepaired, and glibc's pthread_mutex_trylock, which tells the second that
+  // it is not recoverable, leaves it locked.
+  uint32_t over;
+};
+
 Record& record_of(uint64_t page) { return *reinterpret_cast<Record*>(page); }
-pthread_mutex_t* life_of(uint64_t page) {
-  return reinterpret_cast<pthread_mutex_t*>(page + kLifeOffset);
-}
+Life& life_of(uint64_t page) { return *reinterpret_cast<Life*>(page + kLifeOffset); }
 
 void check(int error, const char* what) {
   if (error != 0) throw std::system_error(error, std::generic_category(), what);
@@ -95,7 +102,7 @@ const char* phase_name(uint32_t phase) {
 }  // namespace
 
 Watchdog::Watchdog(uint32_t rank, uint64_t page) : rank_(rank), page_(page), pid_(::getpid()) {
-  make_life_lock(life_of(page_));
+  make_life_lock(&life_of(page_).lock);
   const SignalsBlocked blocked;  // the new thread inherits it
   thread_ = std::thread([this] { run(); });
   while (!ready_.load(std::memory_order_acquire)) std::this_thread::yield();
@@ -131,7 +138,7 @@ void Watchdog::close() {
 
 // The life lock belongs to this thread, which lives as long as the process or until close().
 void Watchdog::run() {
-  pthread_mutex_lock(life_of(page_));
+  pthread_mutex_lock(&life_of(page_).lock);
   ready_.store(true, std::memory_order_release);
   while (!closing_.load()) {
     ::poll(nullptr, 0, kLookMilliseconds);
@@ -143,24 +150,27 @@ void Watchdog::run() {
     }
     if (dead_ && how_.empty()) find_out_how();  // no other thread writes either
   }
-  pthread_mutex_unlock(life_of(page_));
+  pthread_mutex_unlock(&life_of(page_).lock);
 }
 
 void Watchdog::look_at(Watched& watched) {
   // The first death is the one that explains the rest; who left in good order may end as he likes.
   if (dead_ || watched.left) return;
-  pthread_mutex_t* life = life_of(watched.peer.page);
-  const int answer = pthread_mutex_trylock(life);
+  Life& life = life_of(watched.peer.page);
+  if (__atomic_load_n(&life.over, __ATOMIC_RELAXED) != 0) {
+    bury(watched);
+    return;
+  }
+  const int answer = pthread_mutex_trylock(&life.lock);
   if (answer == 0) {
-    pthread_mutex_unlock(life);
+    pthread_mutex_unlock(&life.lock);
     watched.left = true;
     // Release: behind the lock's acquire, so that all that the peer sent is performed before a
     // kernel reads this.
     __atomic_fetch_or(&record_of(page_).host.absent, 1u << watched.peer.rank, __ATOMIC_RELEASE);
   } else if (answer != EBUSY || has_ended(watched.pidfd)) {
-    // EOWNERDEAD to the first who asks; he lets go without repair, so that the others hear
-    // ENOTRECOVERABLE.
-    if (answer == EOWNERDEAD) pthread_mutex_unlock(life);
+    __atomic_store_n(&life.over, 1, __ATOMIC_RELAXED);
+    if (answer == EOWNERDEAD) pthread_mutex_unlock(&life.lock);
     bury(watched);
   }
 }

@@ -1,0 +1,45 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""A death is told by the dead rank's page alone: its process may take its time over its end."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+_WATCHERS = 7
+# The watchers are given this process's own id, whose end they do not see.
+_CODE = f"""
+import os, signal, time
+from pyallreduce import _C
+page = _C.SharedMemory(4096)
+born, alive = os.pipe()
+child = os.fork()
+if child == 0:
+    watchdog = _C.Watchdog(1, page)
+    os.write(alive, b"x")
+    signal.pause()
+os.read(born, 1)
+own = [_C.SharedMemory(4096) for _ in range({_WATCHERS})]
+watchdogs = [_C.Watchdog(2 + i, mine) for i, mine in enumerate(own)]
+for watchdog in watchdogs:
+    watchdog.watch(1, os.getpid(), page)
+time.sleep(0.1)
+assert all(watchdog.ended() == (-1, "") for watchdog in watchdogs), "too early"
+os.kill(child, signal.SIGKILL)
+deadline = time.monotonic() + 10
+while time.monotonic() < deadline and any(watchdog.ended()[0] < 0 for watchdog in watchdogs):
+    time.sleep(0.01)
+print(*(watchdog.ended()[0] for watchdog in watchdogs))
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_every_watchdog_hears_of_a_death_from_the_page() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", _CODE], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert ran.stdout.split() == ["1"] * _WATCHERS, ran.stderr
