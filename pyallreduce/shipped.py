@@ -47,7 +47,8 @@ GPU: dict[int, Table] = {
     ),
     # Measured on four H200s, with three and with four ranks: up to 512 KiB
     # bench/results/sweep-h200-3-small.json and sweep-h200-4-small.json, above sweep-h200-3.json,
-    # sweep-h200-4.json and sweep-h200-4-large.json.
+    # sweep-h200-4.json and sweep-h200-4-large.json. Where four ranks change to two-shot:
+    # compare-h200-4.json, by where lines through 128 and 256 KiB cross.
     3: Table(
         (
             Entry(128 * _KIB, "one_shot", lanes=64),
@@ -62,7 +63,7 @@ GPU: dict[int, Table] = {
             Entry(32 * _KIB, "one_shot", lanes=64),
             Entry(64 * _KIB, "one_shot"),
             Entry(128 * _KIB, "one_shot", lanes=64),
-            Entry(256 * _KIB, "one_shot", lanes=128),
+            Entry(224 * _KIB, "one_shot", lanes=128),
             Entry(1 * _MIB, "two_shot", lanes=128),
             Entry(16 * _MIB, "two_shot", lanes=256),
             Entry(MAX_BYTES, "two_shot", lanes=480),
