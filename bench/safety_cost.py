@@ -40,11 +40,10 @@ _SEED, _MOST_PAGES, _PAGE = 5, 20, 1 << 20  # pages of 2 MiB, in bfloat16
 PATCHES: list[Patch] = [
     ("one_shot.h", "  signatures.send(block, turn);\n", ""),
     ("one_shot.h", "  signatures.check(block, turn);\n", ""),
-    ("one_shot.h", "  enter(block, turn);\n", ""),
+    # Every lane must have read the epoch before it advances.
+    ("one_shot.h", "  enter(block, turn);\n", "  block.all(true);\n"),
     ("one_shot.h", " | signatures.bits()", ""),
     ("one_shot.h", "if (!block.all(turn.ok())) turn.join();", "if (step > 0) block.all(true);"),
-    # Every lane must have read the epoch before it advances.
-    ("one_shot.h", "  leave_by_owner(block, turn);", "  block.all(true);\n  leave(block, turn);"),
     ("wait.h", "if (__builtin_expect(polls % kPollsPerLook != 0, 1)) continue;", "continue;"),
     ("wait.h", "stop = stop_of(words.w[0], generation);", "stop = Stop::kNone;"),
 ]

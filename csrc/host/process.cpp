@@ -67,7 +67,7 @@ std::string how_it_ended(int64_t pid, int pidfd) {
     if (const auto status = exit_status_of(pidfd)) return describe(*status);
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  return "how is not known";
+  return kUnknownEnd;
 }
 
 }  // namespace pyallreduce::host

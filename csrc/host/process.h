@@ -18,7 +18,9 @@ struct ProcessFacts {
 // None where the process is gone, or hidden from this one.
 std::optional<ProcessFacts> process_facts(int64_t pid);
 
-// How a process that is ending ends: "SIGKILL", "exit status 1", or that it is not known. `pidfd`:
+inline constexpr const char* kUnknownEnd = "how is not known";
+
+// How a process that is ending ends: "SIGKILL", "exit status 1", or kUnknownEnd. `pidfd`:
 // of it, or -1; with one an answer can be had when its parent has been quicker to ask.
 std::string how_it_ended(int64_t pid, int pidfd);
 

@@ -20,6 +20,7 @@ namespace pyallreduce::host {
 namespace {
 
 constexpr int kLookMilliseconds = 10;
+constexpr int kAttempts = 3;
 constexpr std::chrono::milliseconds kExplanation{50};  // of the 100 in which a death is to be told
 constexpr uint64_t kLifeOffset = 1024;                 // of the life in the page, behind the record
 static_assert(sizeof(Record) <= kLifeOffset);
@@ -103,6 +104,7 @@ const char* phase_name(uint32_t phase) {
 
 Watchdog::Watchdog(uint32_t rank, uint64_t page) : rank_(rank), page_(page), pid_(::getpid()) {
   make_life_lock(&life_of(page_).lock);
+  life_of(page_).over = 0;
   const SignalsBlocked blocked;  // the new thread inherits it
   thread_ = std::thread([this] { run(); });
   while (!ready_.load(std::memory_order_acquire)) std::this_thread::yield();
@@ -115,11 +117,19 @@ void Watchdog::watch(const Peer& peer) {
   watched_.push_back(Watched{peer, open_pidfd(peer.pid), false});
 }
 
+// Asks again and again: a condition variable with a waiter could not be destroyed in a forked
+// child.
 std::pair<int, std::string> Watchdog::ended() const {
-  std::unique_lock<std::mutex> guard(mutex_);
-  if (!dead_) return {-1, ""};
-  explained_.wait_for(guard, kExplanation, [this] { return !how_.empty(); });
-  return {static_cast<int>(dead_->peer.rank), sentence()};
+  for (;;) {
+    {
+      const std::lock_guard<std::mutex> guard(mutex_);
+      if (!dead_) return {-1, ""};
+      if (!how_.empty() || std::chrono::steady_clock::now() >= told_by_) {
+        return {static_cast<int>(dead_->peer.rank), sentence()};
+      }
+    }
+    ::poll(nullptr, 0, 1);
+  }
 }
 
 void Watchdog::close() {
@@ -161,14 +171,20 @@ void Watchdog::look_at(Watched& watched) {
     bury(watched);
     return;
   }
-  const int answer = pthread_mutex_trylock(&life.lock);
+  int answer = pthread_mutex_trylock(&life.lock);
+  // A process that has ended holds nothing: it has let go since, or another watchdog asks just now.
+  const bool ended = answer == EBUSY && has_ended(watched.pidfd);
+  for (int again = 0; ended && answer == EBUSY && again < kAttempts; ++again) {
+    ::poll(nullptr, 0, 1);
+    answer = pthread_mutex_trylock(&life.lock);
+  }
   if (answer == 0) {
     pthread_mutex_unlock(&life.lock);
     watched.left = true;
     // Release: behind the lock's acquire, so that all that the peer sent is performed before a
     // kernel reads this.
     __atomic_fetch_or(&record_of(page_).host.absent, 1u << watched.peer.rank, __ATOMIC_RELEASE);
-  } else if (answer != EBUSY || has_ended(watched.pidfd)) {
+  } else if (answer != EBUSY || ended) {
     __atomic_store_n(&life.over, 1, __ATOMIC_RELAXED);
     if (answer == EOWNERDEAD) pthread_mutex_unlock(&life.lock);
     bury(watched);
@@ -184,6 +200,7 @@ void Watchdog::raise_stop() {
 void Watchdog::bury(const Watched& watched) {
   raise_stop();
   dead_ = watched;
+  told_by_ = std::chrono::steady_clock::now() + kExplanation;
   const auto launched = [](uint64_t page) {
     return std::to_string(__atomic_load_n(&record_of(page).launched, __ATOMIC_RELAXED));
   };
@@ -191,18 +208,21 @@ void Watchdog::bury(const Watched& watched) {
               std::to_string(rank_) + " had launched " + launched(page_);
 }
 
-// Without the lock: it takes as long as the end of the process does.
+// Without the lock: the end of the process takes its time, and so may whoever reads standard error.
 void Watchdog::find_out_how() {
   const std::string how = how_it_ended(dead_->peer.pid, dead_->pidfd);
-  const std::lock_guard<std::mutex> guard(mutex_);
-  how_ = how;
-  explained_.notify_all();
-  say("rank " + std::to_string(rank_) + ": " + sentence() + ". Its all-reduces end now.");
+  std::string line;
+  {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    how_ = how;
+    line = "rank " + std::to_string(rank_) + ": " + sentence() + ". Its all-reduces end now.";
+  }
+  say(line);
 }
 
 std::string Watchdog::sentence() const {
   return "rank " + std::to_string(dead_->peer.rank) + " (process " +
-         std::to_string(dead_->peer.pid) + ") died" + (how_.empty() ? "" : " (" + how_ + ")") +
+         std::to_string(dead_->peer.pid) + ") died (" + (how_.empty() ? kUnknownEnd : how_) + ")" +
          launched_;
 }
 

@@ -6,10 +6,11 @@
 //
 // A death is told by a robust mutex in the dead rank's page, which its watchdog held: the kernel
 // marks it early in the end of the process, before a driver's work. A pidfd is the second source.
+// The first watchdog that finds out says so in the page.
 #pragma once
 
 #include <atomic>
-#include <condition_variable>
+#include <chrono>
 #include <cstdint>
 #include <mutex>
 #include <optional>
@@ -38,7 +39,7 @@ class Watchdog {
   // `absent`. Its page stays mapped until close().
   void watch(const Peer& peer);
   // (-1, "") while no peer has died; else the first that did, and a sentence, "rank 1 (...) ...".
-  // Waits a little where a peer has just died and how is about to be known.
+  // Waits until how it died is known, or until 50 ms after this watchdog learned of the death.
   std::pair<int, std::string> ended() const;
   // Lets go of the life lock: this rank leaves in good order. Does nothing the second time, nor in
   // a forked child, which has no such thread.
@@ -66,8 +67,8 @@ class Watchdog {
   std::atomic<bool> closing_{false};
   mutable std::mutex mutex_;
   std::vector<Watched> watched_;
-  mutable std::condition_variable explained_;
   std::optional<Watched> dead_;
+  std::chrono::steady_clock::time_point told_by_;
   std::string launched_;  // " after it had launched ..."
   std::string how_;       // empty until it is known
   uint32_t notices_ = 0;

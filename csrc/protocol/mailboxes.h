@@ -104,8 +104,8 @@ PYALLREDUCE_FN bool collect(Turn& turn, Phase phase, Words (&vectors)[kPeers], M
     return from;
   };
   if (!turn.wait(missing, phase, arrived)) return false;
-  // Here, where the lanes wait anyway: behind the barrier before the output it would be part of the
-  // call's time.
+  // Here, where the lanes wait anyway: behind the barrier and the stores of the output it would be
+  // part of the call's time.
 #pragma unroll
   for (uint32_t peer = 0; peer < kPeers; ++peer) {
     if ((expected >> peer & 1u) != 0) st_relaxed_sys(mailbox(peer), armed());

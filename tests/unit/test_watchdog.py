@@ -18,17 +18,23 @@ page = _C.SharedMemory(4096)
 born, alive = os.pipe()
 child = os.fork()
 if child == 0:
-    watchdog = _C.Watchdog(1, page)
-    os.write(alive, b"x")
-    signal.pause()
-os.read(born, 1)
-own = [_C.SharedMemory(4096) for _ in range({_WATCHERS})]
-watchdogs = [_C.Watchdog(2 + i, mine) for i, mine in enumerate(own)]
-for watchdog in watchdogs:
-    watchdog.watch(1, os.getpid(), page)
-time.sleep(0.1)
-assert all(watchdog.ended() == (-1, "") for watchdog in watchdogs), "too early"
-os.kill(child, signal.SIGKILL)
+    try:
+        watchdog = _C.Watchdog(1, page)
+        os.write(alive, b"x")
+        signal.pause()
+    finally:
+        os._exit(1)
+os.close(alive)
+try:
+    assert os.read(born, 1) == b"x", "no watchdog there"
+    own = [_C.SharedMemory(4096) for _ in range({_WATCHERS})]
+    watchdogs = [_C.Watchdog(2 + i, mine) for i, mine in enumerate(own)]
+    for watchdog in watchdogs:
+        watchdog.watch(1, os.getpid(), page)
+    time.sleep(0.1)
+    assert all(watchdog.ended() == (-1, "") for watchdog in watchdogs), "too early"
+finally:
+    os.kill(child, signal.SIGKILL)
 deadline = time.monotonic() + 10
 while time.monotonic() < deadline and any(watchdog.ended()[0] < 0 for watchdog in watchdogs):
     time.sleep(0.01)
