@@ -20,7 +20,7 @@ namespace pyallreduce::host {
 namespace {
 
 constexpr int kLookMilliseconds = 10;
-constexpr int kAttempts = 3;
+constexpr int kMoreQuestions = 3;  // to the lock of a process that has ended, a millisecond apart
 constexpr std::chrono::milliseconds kExplanation{50};  // of the 100 in which a death is to be told
 constexpr uint64_t kLifeOffset = 1024;                 // of the life in the page, behind the record
 static_assert(sizeof(Record) <= kLifeOffset);
@@ -30,7 +30,8 @@ struct Life {
   pthread_mutex_t lock;  // robust; the rank's watchdog holds it while the process lives
   // Whoever finds the lock of a dead process says so here. The lock alone would tell two: the
   // first lets go of it unrepaired, and glibc's pthread_mutex_trylock, which tells the second that
-  // it is not recoverable, leaves it locked.
+  // it is not recoverable, leaves it locked. Relaxed: nothing that the dead rank wrote is read by
+  // it.
   uint32_t over;
 };
 
@@ -174,7 +175,7 @@ void Watchdog::look_at(Watched& watched) {
   int answer = pthread_mutex_trylock(&life.lock);
   // A process that has ended holds nothing: it has let go since, or another watchdog asks just now.
   const bool ended = answer == EBUSY && has_ended(watched.pidfd);
-  for (int again = 0; ended && answer == EBUSY && again < kAttempts; ++again) {
+  for (int again = 0; ended && answer == EBUSY && again < kMoreQuestions; ++again) {
     ::poll(nullptr, 0, 1);
     answer = pthread_mutex_trylock(&life.lock);
   }

@@ -27,10 +27,10 @@ class Message {
         count_(call.elements % kElements<T>) {}
 
   PYALLREDUCE_FN Words load(uint32_t i) const { return load(i, at(i)); }
-  // By an address that was made before, while the grid before still ran.
-  PYALLREDUCE_FN Words load(uint32_t i, const Words* at_i) const {
-    if (!kReadsOn && i == short_) return load_part<T>(at_i, count_);
-    return ld_weak(at_i);
+  // From at(i), made while the grid before still ran.
+  PYALLREDUCE_FN Words load(uint32_t i, const Words* source) const {
+    if (!kReadsOn && i == short_) return load_part<T>(source, count_);
+    return ld_weak(source);
   }
   PYALLREDUCE_FN const Words* at(uint32_t i) const { return in_ + i; }
   PYALLREDUCE_FN void store(uint32_t i, const Words& v) const {

@@ -153,8 +153,8 @@ class TwoShot {
     }
     each(summed_, [&](uint32_t lane, const Place& p) {
       // The value that was sent: all ranks hold the same bits.
-      if (exists(rank_, p))
-        message_.store(rank_ * part_ + p.at, turn_.ok() ? kept[lane] : poison());
+      if (!exists(rank_, p)) return;
+      message_.store(rank_ * part_ + p.at, turn_.ok() ? kept[lane] : poison());
     });
     summed_.advance(call_.tile, block_.lanes);
   }
@@ -166,13 +166,11 @@ class TwoShot {
 
   // ---- one lane's part of them -----------------------------------------------------------------
 
-  // A shard that does not exist is not sent: any vector of the message will do.
   PYALLREDUCE_FN Sources sources_of(const Place& p) const {
     Sources sources;
 #pragma unroll
     for (uint32_t hop = 1; hop < kWorld; ++hop) {
-      const uint32_t owner = (rank_ + hop) % kWorld;
-      sources.hop[hop - 1] = pinned(message_.at(exists(owner, p) ? owner * part_ + p.at : p.at));
+      sources.hop[hop - 1] = pinned(message_.at(shard((rank_ + hop) % kWorld, p)));
     }
     return sources;
   }
@@ -180,9 +178,7 @@ class TwoShot {
     Shards shards;
 #pragma unroll
     for (uint32_t hop = 1; hop < kWorld; ++hop) {
-      const uint32_t owner = (rank_ + hop) % kWorld;
-      const uint32_t i = exists(owner, p) ? owner * part_ + p.at : p.at;
-      shards.hop[hop - 1] = message_.load(i, sources.hop[hop - 1]);
+      shards.hop[hop - 1] = message_.load(shard((rank_ + hop) % kWorld, p), sources.hop[hop - 1]);
     }
     return shards;
   }
@@ -241,6 +237,11 @@ class TwoShot {
   // The last parts may be short.
   PYALLREDUCE_FN bool exists(uint32_t owner, const Place& p) const {
     return owner * part_ + start_ + p.at < vectors_;
+  }
+  // Which vector of the message is to be read for that owner. What does not exist is not sent: one
+  // of the first part, which does, will do.
+  PYALLREDUCE_FN uint32_t shard(uint32_t owner, const Place& p) const {
+    return exists(owner, p) ? owner * part_ + p.at : p.at;
   }
   PYALLREDUCE_FN Words own(uint32_t owner, const Place& p) const {
     return exists(owner, p) ? message_.load(owner * part_ + p.at) : Words{};

@@ -117,8 +117,8 @@ struct Turn {
       // Asked again behind clock and host: this process may have been stopped between poll and
       // clock; and what a peer sent before the host heard that it is absent is here by now (the
       // host's word is acquired, and was written after the peer's last grid had ended).
-      // The first answer is about what was read before. (`missing` judges what was read last: one
-      // question would do.)
+      // The first answer is about what was read before the look; what was read last, `missing`
+      // judges.
       bool here = false;
 #pragma unroll 1
       for (int ask = 0; ask < 2 && !here; ++ask) here = arrived();

@@ -21,6 +21,7 @@ if child == 0:
     try:
         watchdog = _C.Watchdog(1, page)
         os.write(alive, b"x")
+        signal.alarm(60)  # should nobody end it
         signal.pause()
     finally:
         os._exit(1)
