@@ -39,7 +39,8 @@ MODES = {
     ),
     "compiled": (),
 }
-MEMORY = ("--gpu-memory-utilization", "0.3")
+# Said in bytes, so that servers may start beside each other on the same GPUs.
+MEMORY = ("--gpu-memory-utilization", "0.3", "--kv-cache-memory-bytes", str(1 << 30))
 
 
 def cycle(number: int, model: Path, environment: dict[str, str], mode: str, log: Path) -> Any:

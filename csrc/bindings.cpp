@@ -44,6 +44,8 @@ void bind_layout(py::module_& m) {
       .def(py::init(&make_layout), py::arg("world"), py::arg("slab_bytes"))
       .def_readonly("world", &Layout::world)
       .def_readonly("bytes", &Layout::bytes)
+      .def_readonly("apart", &Layout::apart)
+      .def_property_readonly("room_apart", &room_apart)
       .def_readonly("control", &Layout::control)
       .def_readonly("blocks", &Layout::blocks)
       .def_readonly("one_shot_tile", &Layout::one_shot_tile)
@@ -231,13 +233,14 @@ void bind_cuda(py::module_& m) {
   m.def("driver_cuda_version", &cuda::driver_cuda_version);
   m.def("device_info", &cuda::device_facts, py::arg("device"), Unlocked());
   py::class_<DeviceMemory>(m, "DeviceMemory")
-      .def(py::init<int, uint64_t>(), py::arg("device"), py::arg("bytes"), Unlocked())
+      .def(py::init<int, uint64_t, uint64_t>(), py::arg("device"), py::arg("bytes"),
+           py::arg("lead") = 0, Unlocked())
       .def_static(
           "open",
-          [](int device, uint64_t bytes, const std::string& handle) {
-            return std::make_unique<DeviceMemory>(device, bytes, handle);
+          [](int device, uint64_t bytes, const std::string& handle, uint64_t lead) {
+            return std::make_unique<DeviceMemory>(device, bytes, handle, lead);
           },
-          py::arg("device"), py::arg("bytes"), py::arg("handle"), Unlocked())
+          py::arg("device"), py::arg("bytes"), py::arg("handle"), py::arg("lead") = 0, Unlocked())
       .def_property_readonly("address", &DeviceMemory::address)
       .def_property_readonly("bytes", &DeviceMemory::bytes)
       .def("handle", [](const DeviceMemory& d) { return py::bytes(d.handle()); })

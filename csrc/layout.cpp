@@ -15,8 +15,17 @@ constexpr uint32_t kTileUnit = 8;  // vectors: whole 128-byte lines
 // slot, and a quarter at most.
 constexpr uint64_t kOneShotBytes = uint64_t{kSlots} * (4 << 20);
 constexpr uint64_t kOneShotShare = 4;
+// How far apart the slabs of neighbouring ranks begin, and how much of a slab all that may take.
+constexpr uint64_t kApart = 1056 << 10;
+constexpr uint64_t kApartShare = 4;
 
 uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / unit * unit; }
+
+// Two ranks have one peer each, with whose link nothing else competes.
+uint64_t apart_for(uint32_t world, uint64_t slab_bytes) {
+  const bool fits = (world - 1) * kApart <= slab_bytes / kApartShare;
+  return world > 2 && fits ? kApart : 0;
+}
 
 uint32_t tile_for(uint64_t bytes, uint64_t mailboxes) {
   const uint64_t most = bytes / (mailboxes * kVector);
@@ -32,6 +41,7 @@ Layout make_layout(uint32_t world, uint64_t slab_bytes) {
   }
   Layout layout{};
   layout.world = world;
+  layout.apart = static_cast<uint32_t>(apart_for(world, slab_bytes));
   layout.control = kHeaderBytes;
   layout.blocks = layout.control + 128;
   const uint64_t blocks_end = layout.blocks + kMaxBlocks * sizeof(BlockState);
@@ -40,7 +50,8 @@ Layout make_layout(uint32_t world, uint64_t slab_bytes) {
   layout.one_shot = layout.probes + uint64_t{kSlots} * kMaxRanks * kVector;
 
   const uint64_t mailboxes = uint64_t{kMaxBlocks} * kSlots * (world - 1);
-  const uint64_t left = slab_bytes > layout.one_shot ? slab_bytes - layout.one_shot : 0;
+  const uint64_t before = layout.one_shot + room_apart(layout);
+  const uint64_t left = slab_bytes > before ? slab_bytes - before : 0;
   layout.one_shot_tile = tile_for(std::min(kOneShotBytes, left / kOneShotShare), mailboxes);
   const uint64_t one_shot_bytes = mailboxes * layout.one_shot_tile * kVector;
   layout.two_shot = layout.one_shot + one_shot_bytes;

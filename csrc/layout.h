@@ -11,8 +11,18 @@
 
 namespace pyallreduce {
 
+// A rank's slab begins `apart` bytes times its rank into its GPU's memory: of `slab_bytes`, room
+// for the last rank is left. A rank sends to the same place in all its peers' slabs, and ranks that
+// do alike allocate at alike addresses: links are chosen by address, and what goes to all peers at
+// once would crowd on some of them (bench/NOTES.md, entry 31).
+//
 // Throws std::invalid_argument when `world` is not 2 to 8 or `slab_bytes` holds no mailbox.
 Layout make_layout(uint32_t world, uint64_t slab_bytes);
+
+// What is in front of the last rank's slab: no rank has more.
+inline uint64_t room_apart(const Layout& layout) {
+  return uint64_t{layout.world - 1} * layout.apart;
+}
 
 // The largest message, in bytes, that goes through the mailboxes of `blocks` blocks at once.
 uint64_t one_shot_capacity(const Layout& layout, uint32_t blocks);

@@ -317,10 +317,8 @@ class Communicator:
         return Stats(self._calls, self._bytes, dict(self._fallbacks), aborts)
 
     def memory(self) -> list[tuple[str, int]]:
-        """The slab's regions and their bytes; empty without the native path."""
-        if self._native is None:
-            return []
-        return [(name, size) for name, _, size, _ in self._native.layout.regions()]
+        """What the slab's memory is used for, in bytes; empty without the native path."""
+        return [] if self._native is None else self._native.memory()
 
     def close(self) -> None:
         """Let go of the slabs; safe to call twice. Waits for this device's kernels first."""

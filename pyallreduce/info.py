@@ -160,8 +160,11 @@ def _budgets(config: Config) -> list[Budget]:
     return [
         Budget(
             world=world,
-            regions=tuple((str(name), int(size)) for name, _, size, _ in layout.regions()),
-            total=int(layout.bytes),
+            regions=(
+                ("in front of it, at most", int(layout.room_apart)),
+                *((str(name), int(size)) for name, _, size, _ in layout.regions()),
+            ),
+            total=int(layout.room_apart + layout.bytes),
         )
         for world, layout in layouts
     ]

@@ -105,6 +105,10 @@ class NativePath:
         self._first_call: Any = None  # an event behind it; torch's stubs do not type events
         self.aborts = 0
 
+    def memory(self) -> list[tuple[str, int]]:
+        """What the slab's memory is used for, in bytes."""
+        return self._slabs.memory()
+
     def plan(self, nbytes: int, algorithm: AlgorithmName = "auto") -> Plan:
         """The plan for a message."""
         chosen = self._config.algorithm if algorithm == "auto" else algorithm

@@ -18,12 +18,12 @@ _KIB, _MIB = 1024, 1024 * 1024
 
 def _modelled(one_shot_limit: int) -> Table:
     """Unmeasured: two-shot saves (N-1)(1-2/N) of the message on a wire of 365 GB/s and costs about
-    1.3 us for its second hop. With 256 lanes large messages go in laps through the default slab."""
+    1.3 us for its second hop. With 224 lanes large messages go in laps through the default slab."""
     return Table(
         (
             Entry(one_shot_limit, "one_shot"),
             Entry(4 * _MIB, "two_shot"),
-            Entry(MAX_BYTES, "two_shot", lanes=256),
+            Entry(MAX_BYTES, "two_shot", lanes=224),
         )
     )
 
@@ -60,12 +60,11 @@ GPU: dict[int, Table] = {
     ),
     4: Table(
         (
+            Entry(1 * _KIB, "one_shot", lanes=32),
             Entry(32 * _KIB, "one_shot", lanes=64),
-            Entry(64 * _KIB, "one_shot"),
-            Entry(128 * _KIB, "one_shot", lanes=64),
             Entry(224 * _KIB, "one_shot", lanes=128),
-            Entry(1 * _MIB, "two_shot", lanes=128),
-            Entry(16 * _MIB, "two_shot", lanes=256),
+            Entry(512 * _KIB, "two_shot", lanes=128),
+            Entry(64 * _MIB, "two_shot", lanes=256),
             Entry(MAX_BYTES, "two_shot", lanes=480),
         )
     ),

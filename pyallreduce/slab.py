@@ -95,7 +95,8 @@ class Slabs:
         try:
             self._page = self._native.SharedMemory(RECORD_BYTES)
             if self._target == "cuda":
-                self._own = self._native.DeviceMemory(self._device, self.layout.bytes)
+                lead = self._lead(self._rank)
+                self._own = self._native.DeviceMemory(self._device, self.layout.bytes, lead)
             else:
                 self._own = self._native.SharedMemory(self.layout.bytes)
             self._notice_ms = notice_ms
@@ -115,6 +116,11 @@ class Slabs:
                 own.fill(offset, size, _SENTINEL_BYTE if armed else 0)
         own.write(self.layout.control, _CONTROL.pack(0, generation))
         self._native.arm_record(page.address, generation, deadline_ms, self._notice_ms)
+
+    def memory(self) -> list[tuple[str, int]]:
+        """What is in front of this rank's slab, and the slab's regions, in bytes."""
+        regions = [(name, size) for name, _, size, _ in self.layout.regions()]
+        return [("in front of it", self._lead(self._rank)), *regions]
 
     def set_deadline(self, deadline_ms: int) -> None:
         """Change how long a wait may last: waiting kernels see it too, and captured graphs."""
@@ -252,6 +258,10 @@ class Slabs:
             raise PyallreduceError(message)
         return self._own, self._page
 
+    def _lead(self, rank: int) -> int:
+        # csrc/layout.h says why; on the host target no link is chosen.
+        return rank * self.layout.apart if self._target == "cuda" else 0
+
     def _header(self, rank: int, nonce: bytes) -> bytes:
         return _HEADER.pack(_MAGIC, rank, self.layout.world, self.layout.bytes, nonce)
 
@@ -269,7 +279,7 @@ class Slabs:
         if self._target == "cuda":
             try:
                 self._peers[peer] = self._native.DeviceMemory.open(
-                    self._device, offer.slab_bytes, offer.handle
+                    self._device, offer.slab_bytes, offer.handle, self._lead(peer)
                 )
             except RuntimeError as error:
                 raise SlabError(Reason(Code.IPC_OPEN, f"rank {peer}: {error}")) from error

@@ -70,16 +70,17 @@ DeviceFacts device_facts(int device) {
                      has_kernels()};
 }
 
-DeviceMemory::DeviceMemory(int device, uint64_t bytes)
-    : device_(device), bytes_(bytes), owner_(true) {
+DeviceMemory::DeviceMemory(int device, uint64_t bytes, uint64_t lead)
+    : device_(device), bytes_(bytes), lead_(lead), owner_(true) {
   const DeviceScope scope(device_);
   void* at = nullptr;
-  check(cudaMalloc(&at, bytes_), "allocating a slab of " + std::to_string(bytes_) + " bytes");
-  address_ = static_cast<char*>(at);
+  check(cudaMalloc(&at, lead_ + bytes_),
+        "allocating a slab of " + std::to_string(lead_ + bytes_) + " bytes");
+  address_ = static_cast<char*>(at) + lead_;
 }
 
-DeviceMemory::DeviceMemory(int device, uint64_t bytes, const std::string& handle)
-    : device_(device), bytes_(bytes), owner_(false) {
+DeviceMemory::DeviceMemory(int device, uint64_t bytes, const std::string& handle, uint64_t lead)
+    : device_(device), bytes_(bytes), lead_(lead), owner_(false) {
   cudaIpcMemHandle_t raw;
   if (handle.size() != sizeof raw) {
     throw std::invalid_argument("an IPC handle has " + std::to_string(sizeof raw) + " bytes, not " +
@@ -89,7 +90,7 @@ DeviceMemory::DeviceMemory(int device, uint64_t bytes, const std::string& handle
   const DeviceScope scope(device_);
   void* at = nullptr;
   check(cudaIpcOpenMemHandle(&at, raw, cudaIpcMemLazyEnablePeerAccess), "opening a peer's slab");
-  address_ = static_cast<char*>(at);
+  address_ = static_cast<char*>(at) + lead_;
 }
 
 DeviceMemory::~DeviceMemory() {
@@ -103,7 +104,7 @@ DeviceMemory::~DeviceMemory() {
 std::string DeviceMemory::handle() const {
   const DeviceScope scope(device_);
   cudaIpcMemHandle_t raw;
-  check(cudaIpcGetMemHandle(&raw, address_), "exporting a slab");
+  check(cudaIpcGetMemHandle(&raw, address_ - lead_), "exporting a slab");
   return std::string(reinterpret_cast<const char*>(&raw), sizeof raw);
 }
 
@@ -138,7 +139,7 @@ std::string DeviceMemory::read(uint64_t offset, uint64_t bytes) const {
 
 void DeviceMemory::close() {
   if (address_ == nullptr) return;
-  char* const address = address_;
+  char* const address = address_ - lead_;
   address_ = nullptr;
   const DeviceScope scope(device_);
   if (owner_) {

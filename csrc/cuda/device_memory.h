@@ -26,8 +26,9 @@ DeviceFacts device_facts(int device);
 
 class DeviceMemory {
  public:
-  DeviceMemory(int device, uint64_t bytes);                             // owner
-  DeviceMemory(int device, uint64_t bytes, const std::string& handle);  // peer
+  // `lead`: bytes of the allocation that lie before it.
+  DeviceMemory(int device, uint64_t bytes, uint64_t lead);                             // owner
+  DeviceMemory(int device, uint64_t bytes, const std::string& handle, uint64_t lead);  // peer
   ~DeviceMemory();
   DeviceMemory(const DeviceMemory&) = delete;
   DeviceMemory& operator=(const DeviceMemory&) = delete;
@@ -49,6 +50,7 @@ class DeviceMemory {
   int device_;
   char* address_ = nullptr;
   uint64_t bytes_;
+  uint64_t lead_;
   bool owner_;
 };
 

@@ -125,7 +125,7 @@ struct Layout {
   uint32_t world;
   uint32_t one_shot_tile;
   uint32_t two_shot_tile;
-  uint32_t unused;
+  uint32_t apart;  // bytes: where layout.h says
   uint64_t control;
   uint64_t blocks;
   uint64_t signatures;

@@ -147,7 +147,8 @@ def _slab_bytes(world: int) -> int:
     """Memory that a rank shares; 0 where the module is not built."""
     if _native.state().status not in ("cuda", "host"):
         return 0
-    return int(_native.load().Layout(world, Config.from_env().slab_bytes).bytes)
+    layout = _native.load().Layout(world, Config.from_env().slab_bytes)
+    return int(layout.room_apart + layout.bytes)
 
 
 def _versions() -> dict[str, str]:

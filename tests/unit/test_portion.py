@@ -57,6 +57,20 @@ def test_by_the_shipped_shapes_a_large_message_goes_in_laps(world: int) -> None:
     assert portion[1] > 1
 
 
+@pytest.mark.parametrize("slab_bytes", [64 << 10, 1 << 20, 12 << 20, 64 << 20])
+@pytest.mark.parametrize("world", range(2, 9))
+def test_slabs_lie_apart_where_there_is_room(world: int, slab_bytes: int) -> None:
+    try:
+        layout = _C.Layout(world, slab_bytes)
+    except ValueError:
+        assert slab_bytes == 64 << 10
+        return
+    assert layout.room_apart == (world - 1) * layout.apart
+    assert layout.room_apart + layout.bytes <= slab_bytes
+    assert layout.apart % 4096 == 0
+    assert (layout.apart > 0) is (world > 2 and slab_bytes > 4 * (world - 1) << 20)
+
+
 def test_what_equal_laps_would_make_too_short_goes_in_full_ones() -> None:
     layout = _C.Layout(7, 64 << 20)
     done, laps, tile = layout.next_portion(TWO_SHOT, 128, 256, 64 << 20)
