@@ -45,10 +45,8 @@ GPU: dict[int, Table] = {
             Entry(MAX_BYTES, "two_shot", lanes=512),
         )
     ),
-    # Measured on four H200s, with three and with four ranks: up to 512 KiB
-    # bench/results/sweep-h200-3-small.json and sweep-h200-4-small.json, above sweep-h200-3.json,
-    # sweep-h200-4.json and sweep-h200-4-large.json. Where four ranks change to two-shot:
-    # compare-h200-4.json, by where lines through 128 and 256 KiB cross.
+    # Measured on four H200s with three ranks: up to 512 KiB bench/results/sweep-h200-3-small.json,
+    # above sweep-h200-3.json.
     3: Table(
         (
             Entry(128 * _KIB, "one_shot", lanes=64),
@@ -58,6 +56,8 @@ GPU: dict[int, Table] = {
             Entry(MAX_BYTES, "two_shot", lanes=480),
         )
     ),
+    # The third part of race-apart-h200-4.txt. Where four ranks change to two-shot: by where lines
+    # through 128 and 256 KiB cross.
     4: Table(
         (
             Entry(1 * _KIB, "one_shot", lanes=32),
