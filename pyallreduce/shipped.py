@@ -56,8 +56,8 @@ GPU: dict[int, Table] = {
             Entry(MAX_BYTES, "two_shot", lanes=480),
         )
     ),
-    # The third part of race-apart-h200-4.txt. Where four ranks change to two-shot: by where lines
-    # through 128 and 256 KiB cross.
+    # The best shapes in race-apart-h200-4.txt. Where four ranks change to two-shot: by where lines
+    # through 128 and 256 KiB of compare-h200-4.json cross.
     4: Table(
         (
             Entry(1 * _KIB, "one_shot", lanes=32),
