@@ -25,7 +25,7 @@ from pyallreduce.config import Config
 from pyallreduce.errors import BackendUnavailable, SlabMemoryError, WireError
 from pyallreduce.exchange import Exchange
 from pyallreduce.facts import Facts
-from pyallreduce.native import NativePath
+from pyallreduce.native import Edge, NativePath
 from pyallreduce.policy import Limits
 from pyallreduce.reasons import Code, Reason
 from pyallreduce.selector import Decision, decide
@@ -44,12 +44,14 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True)
 class Agreement:
-    """What the group decided; `native` is set when its backend is native."""
+    """What the group decided; `native` is set when its backend is native. `edges` is what this rank
+    saw of them, also where that was the veto."""
 
     decision: Decision
     facts: tuple[Facts, ...]
     native: NativePath | None
     validation_ms: float = 0.0  # what the live checks took
+    edges: tuple[Edge, ...] = ()
 
 
 def resolve(exchange: Exchange, device: torch.device, config: Config) -> Agreement:
@@ -61,16 +63,16 @@ def resolve(exchange: Exchange, device: torch.device, config: Config) -> Agreeme
     """
     facts, nonce = _gather_facts(exchange, probe(exchange.rank, exchange.world, device, config))
     decision = decide(facts)
-    native, stopwatch = None, _Stopwatch()
+    native, stopwatch, edges = None, _Stopwatch(), list[Edge]()
     if decision.backend == "native":
         _name_foreign(exchange.rank, facts)
-        native, veto = _set_up(exchange, device, config, facts, nonce, stopwatch)
+        native, veto = _set_up(exchange, device, config, facts, nonce, stopwatch, edges)
         if native is None:
             decision = replace(decision, backend="nccl", reason=veto)
     if native is None and decision.requested == "native":
         error = SlabMemoryError if decision.reason.code is Code.SLAB_MEMORY else BackendUnavailable
         raise error(decision.reason)
-    return Agreement(decision, facts, native, stopwatch.ms)
+    return Agreement(decision, facts, native, stopwatch.ms, tuple(edges))
 
 
 def _gather_facts(exchange: Exchange, mine: Facts) -> tuple[tuple[Facts, ...], bytes]:
@@ -119,6 +121,7 @@ def _set_up(
     facts: tuple[Facts, ...],
     nonce: bytes,
     stopwatch: _Stopwatch,
+    edges: list[Edge],
 ) -> tuple[NativePath | None, Reason]:
     target = facts[0].target
     index = device.index or 0
@@ -149,6 +152,7 @@ def _set_up(
         with stopwatch():
             if veto.code is Code.OK and native is not None:
                 mine = validate.edges(native, exchange.rank, nonce)
+                edges.extend(native.edges)
                 veto = joint_verdict(exchange, nonce, _STAGE_EDGES, mine)
             if veto.code is Code.OK and native is not None:
                 mine = validate.first_calls(native, exchange.rank, device)

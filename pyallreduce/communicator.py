@@ -113,7 +113,9 @@ class Communicator:
         self.closed = False
         agreement = resolve(exchange, self.device, self.config)
         self._native = agreement.native
+        self._parked: list[NativePath] = []  # what graphs may still write to
         self.validation_ms = agreement.validation_ms
+        self._edges = agreement.edges
         shared = len({f.gpu_uuid for f in agreement.facts}) < exchange.world
         self._fallback = Fallback(exchange, self.device, fallback_group, nccl=not shared)
         self._limits = (
@@ -268,7 +270,8 @@ class Communicator:
         """Start anew after an abort; every rank must call it.
 
         All ranks drain, prove that by a joint verdict, arm their slabs and run the live checks of
-        start-up again. Where that fails on any rank, NCCL takes over on all; `decision` says so.
+        kernels again. Where that fails on any rank, NCCL takes over on all; `decision` says so, and
+        graphs that were captured before have to be captured anew: their calls give NaN.
 
         Raises:
             AllReduceAborted: a rank's process has ended; nobody can go on without it.
@@ -286,7 +289,8 @@ class Communicator:
             if self.config.backend == "native":
                 raise
             self._native = None
-            native.close()
+            self._parked.append(native)
+            native.park()
             table = (f"{self._fallback.name} always",)
             self.decision = replace(self.decision, backend="nccl", reason=error.reason, table=table)
             self._announce()
@@ -296,7 +300,7 @@ class Communicator:
         """Within, ranks may be far apart (compilation, warm-up): waits last ten times as long.
 
         Without it that holds until the first call has ended, and from a graph's capture to the
-        next eager call or `check()`.
+        next eager call or `check()`, if the capture's stream is another than the last call's.
         """
         if self._native is None or self.closed:
             yield
@@ -306,10 +310,9 @@ class Communicator:
 
     def edges(self) -> list[tuple[int, float]]:
         """Every peer and the time of one round of the start-up's ping-pong with it, in µs: until
-        this rank's vector and the peer's had crossed."""
-        if self._native is None:
-            return []
-        return [(e.peer, e.nanoseconds / max(e.rounds, 1) / 1e3) for e in self._native.edges]
+        this rank's vector and the peer's had crossed; infinite where they did not, or not sound.
+        Empty where it did not come to that."""
+        return [(e.peer, e.round_us) for e in self._edges]
 
     def stats(self) -> Stats:
         """Counts since construction; a graph's replays count as the one captured call."""
@@ -321,16 +324,16 @@ class Communicator:
         return [] if self._native is None else self._native.memory()
 
     def close(self) -> None:
-        """Let go of the slabs; safe to call twice. Waits for this device's kernels first."""
+        """Let go of the slabs; safe to call twice. Waits for this device's work first, no longer
+        than a call may take: what then still runs keeps the slabs until it ends."""
         if self.closed:
             return
         self.closed = True
         _LIVE.discard(self)
         ops.unregister(self._id)
-        if self._native is not None:
-            if self.device.type == "cuda":
-                torch.cuda.synchronize(self.device)
-            self._native.close()
+        for native in (*self._parked, self._native):
+            if native is not None:
+                native.close()
 
     def __enter__(self) -> Communicator:
         return self

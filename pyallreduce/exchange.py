@@ -55,12 +55,20 @@ class Exchange:
             self._carrier = self.companion("gloo")
 
     def companion(self, backend: str) -> Group:
-        """A group of the same ranks with another backend; all of them must ask for it."""
-        group: Group = dist.new_group(
-            dist.get_process_group_ranks(self.group),
-            backend=backend,
-            use_local_synchronization=True,
-        )
+        """A group of the same ranks with another backend; all of them must ask for it.
+
+        Raises:
+            ExchangeTimeout: some rank did not, in time.
+        """
+        try:
+            group: Group = dist.new_group(
+                dist.get_process_group_ranks(self.group),
+                timeout=self._timeout if backend == "gloo" else None,
+                backend=backend,
+                use_local_synchronization=True,
+            )
+        except RuntimeError as error:
+            raise self._late(f"a {backend} group of the same ranks", error) from error
         return group
 
     def gather(self, frame: bytes, step: str) -> list[bytes]:
@@ -75,10 +83,12 @@ class Exchange:
             work = dist.all_gather(everybody, mine, group=self._carrier, async_op=True)
             work.wait(self._timeout)
         except RuntimeError as error:
-            message = (
-                f"rank {self.rank}: the exchange `{step}` was not completed within "
-                f"{self._timeout.total_seconds():g} s ({str(error).splitlines()[0]}). "
-                "Look at the other ranks' logs; this process group can't be used any more."
-            )
-            raise ExchangeTimeout(message) from error
+            raise self._late(f"the exchange `{step}`", error) from error
         return [t.numpy().tobytes() for t in everybody]
+
+    def _late(self, what: str, error: RuntimeError) -> ExchangeTimeout:
+        return ExchangeTimeout(
+            f"rank {self.rank}: {what} was not completed within "
+            f"{self._timeout.total_seconds():g} s ({str(error).splitlines()[0]}). "
+            "Look at the other ranks' logs; this process group can't be used any more."
+        )

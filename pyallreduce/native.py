@@ -10,6 +10,8 @@ all ranks.
 from __future__ import annotations
 
 import logging
+import math
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -39,6 +41,7 @@ _CODES = list(Code)
 _HOST_STREAM = 0
 _OF_A_REFUSAL = (Stop.REFUSED, Stop.PEER)
 _WATCHDOG_SECONDS = 0.1  # ten of its looks
+_MARGIN_SECONDS = 1.0  # behind the deadline of the last kernel
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,11 @@ class Edge:
     rounds: int
     nanoseconds: int
     read_back: bool
+
+    @property
+    def round_us(self) -> float:
+        """The time of a round; infinite if the edge is not sound."""
+        return self.nanoseconds / self.rounds / 1e3 if self.state == 1 else math.inf
 
 
 def _host_stream(_device: int) -> int:
@@ -145,7 +153,7 @@ class NativePath:
 
     def _run(self, launch: Launch, source: int, target: int, tag: int) -> None:
         if self._renew_due:
-            self.renew()
+            self._start_anew()
         if launch(source, target, tag, self._followed()):
             raise self._failure()
         if not self._settled:
@@ -158,11 +166,11 @@ class NativePath:
         other may use that step's values. A refusal alone is no abort: it may be of a call that this
         rank has yet to make, and is told there.
         """
-        if self._renew_due:
+        aborted = self._aborted()
+        if self._renew_due and not aborted:
             self._raise_if_drained()
             return
-        aborted = {stop_of(r.state) for r in self._records()} - {Stop.NONE, *_OF_A_REFUSAL}
-        if aborted or self._rank.state() or self._slabs.ended()[1]:
+        if aborted or self._rank.state():
             raise self._failure()
         if not self._settled and self._calls:
             self._steady()
@@ -206,7 +214,7 @@ class NativePath:
     def refuse(self, code: Code) -> None:
         """Tell the peers that this rank does not join the call that they are in."""
         if self._renew_due:
-            self.renew()
+            self._start_anew()
         if self._rank.state() == 0:
             self._rank.refuse(_CODES.index(code), self._followed())
         self._renew_due, self._drained = True, self._own_record().drained
@@ -229,6 +237,17 @@ class NativePath:
         self._renew_due = False
         logger.info("rank %d: generation %d", self._exchange.rank, self._generation)
 
+    def _start_anew(self) -> None:
+        """After a refusal. What else went wrong on any rank needs `recover()`, and comes first."""
+        if self._aborted():
+            raise self._failure()
+        self.renew()
+
+    def _aborted(self) -> bool:
+        """Whether any rank ended a call for another reason than a refusal, or has died."""
+        stops = {stop_of(r.state) for r in self._records()} - {Stop.NONE, *_OF_A_REFUSAL}
+        return bool(stops) or bool(self._slabs.ended()[1])
+
     def capacity(self, algorithm: AlgorithmName) -> int:
         """The largest message, in bytes, that goes through the mailboxes at once; longer ones go in
         laps or chunks."""
@@ -237,9 +256,29 @@ class NativePath:
             return self.layout.one_shot_capacity(blocks)
         return self.layout.two_shot_capacity(blocks)
 
+    def park(self) -> None:
+        """Nothing is launched any more, but graphs may be replayed: their calls drain.
+
+        The memory that they write to stays until `close()`.
+        """
+        self._slabs.stop()
+
     def close(self) -> None:
-        """Let go of all shared memory. No kernel of this rank may be running."""
-        self._slabs.close()
+        """Let go of all shared memory, behind the device's work.
+
+        Where that does not end in time (another library's kernel may wait for ever), the memory
+        stays until this process ends: CUDA could not free it without waiting too.
+        """
+        if self._slabs.inherited:
+            return
+        longest = self._config.timeout_ms if self._settled else self._config.patient_ms
+        ended = bool(self._slabs.ended()[1])  # then ours have ended too
+        if self._idle(_MARGIN_SECONDS + (0 if ended else longest / 1e3)):
+            self._slabs.close()
+        else:
+            self._slabs.leave()
+            what = "its GPU is still at work: the slab is let go of when that ends, if it does"
+            logger.warning("rank %d: %s", self._exchange.rank, what)
 
     def _failure(self) -> PyallreduceError:
         records, death = self._cause()
@@ -318,10 +357,34 @@ class NativePath:
         self._slabs.set_deadline(self._config.timeout_ms)
 
     def _drain(self) -> None:
-        if self.limits.target == "cuda":
-            torch.cuda.synchronize(
-                self._device
-            )  # bounded: every kernel of ours ends by its deadline
+        """Ours have been told to end. Others' work has half of the time that the peers wait.
+
+        Raises:
+            RuntimeError: the device is still at work.
+        """
+        longest = self._config.exchange_timeout_ms / 2e3
+        if not self._idle(longest):
+            message = f"rank {self._exchange.rank}: its GPU is still at work after {longest:g} s"
+            raise RuntimeError(message)
+
+    def _idle(self, seconds: float) -> bool:
+        """Whether all work of the device ends within so many seconds.
+
+        CUDA has no wait with a deadline, and frees no memory without waiting. A thread waits; one
+        that is left behind keeps this object, and all memory with it, until the work has ended.
+        """
+        if self.limits.target == "host":
+            return True
+        waiting = threading.Thread(target=self._synchronize, name="pyallreduce-idle", daemon=True)
+        waiting.start()
+        waiting.join(seconds)
+        return not waiting.is_alive()
+
+    def _synchronize(self) -> None:
+        try:
+            torch.cuda.synchronize(self._device)
+        except RuntimeError as error:  # the context is gone, and its work with it
+            logger.warning("rank %d: %s", self._exchange.rank, error)
 
     def _arm(self) -> None:
         self._slabs.arm(self._generation, self._config.timeout_ms)

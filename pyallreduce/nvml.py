@@ -31,6 +31,7 @@ class GpuFacts:
     """NVML's share of a rank's facts."""
 
     mig: bool
+    confidential: bool
     links: tuple[Link, ...]
 
 
@@ -57,7 +58,8 @@ class Matrix:
 
 
 def read_gpu(uuid: str, bus_id: str) -> GpuFacts:
-    """MIG mode of one GPU and its links to all others, ordered by their UUIDs.
+    """MIG mode of one GPU, whether the system is one of confidential computing, and the GPU's links
+    to all others, ordered by their UUIDs.
 
     Raises:
         ImportError: nvidia-ml-py is not installed.
@@ -68,7 +70,11 @@ def read_gpu(uuid: str, bus_id: str) -> GpuFacts:
         peers = _gpus(nvml)
         peers.pop(nvml.nvmlDeviceGetUUID(handle), None)
         links = [_link(nvml, handle, peer, peers[peer]) for peer in sorted(peers)]
-        return GpuFacts(mig=_in_mig_mode(nvml, handle), links=tuple(links[:MAX_LINKS]))
+        return GpuFacts(
+            mig=_in_mig_mode(nvml, handle),
+            confidential=_is_confidential(nvml),
+            links=tuple(links[:MAX_LINKS]),
+        )
 
 
 @dataclass(frozen=True)
@@ -154,6 +160,13 @@ def _in_mig_mode(nvml: Any, handle: Any) -> bool:
         return bool(nvml.nvmlDeviceGetMigMode(handle)[0])
     except nvml.NVMLError:
         return False  # the GPU does not know MIG
+
+
+def _is_confidential(nvml: Any) -> bool:
+    try:
+        return bool(nvml.nvmlSystemGetConfComputeState().ccFeature)
+    except nvml.NVMLError:
+        return False  # the driver does not know confidential computing
 
 
 def _link(nvml: Any, handle: Any, uuid: str, peer: Any) -> Link:

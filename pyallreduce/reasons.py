@@ -38,6 +38,7 @@ class Code(str, enum.Enum):
     WSL = "WSL"
     SHARED_GPU = "SHARED_GPU"
     NCCL_P2P_DISABLED = "NCCL_P2P_DISABLED"
+    CONFIDENTIAL_COMPUTING = "CONFIDENTIAL_COMPUTING"
     NO_PEER_ACCESS = "NO_PEER_ACCESS"
     NO_NVLINK = "NO_NVLINK"
     # Sharing the slabs.
@@ -168,6 +169,11 @@ _TABLE: dict[Code, tuple[str, str]] = {
     Code.NCCL_P2P_DISABLED: (
         "NCCL_P2P_DISABLE is set, which says that peer-to-peer does not work here.",
         "Unset NCCL_P2P_DISABLE if peer-to-peer is sound on this machine.",
+    ),
+    Code.CONFIDENTIAL_COMPUTING: (
+        "Confidential computing is on, and keeps two GPUs of the group from each other's memory.",
+        "Choose a mode of it that allows peer-to-peer between GPUs, or turn it off; with "
+        "PYALLREDUCE_BACKEND=nccl this is silent.",
     ),
     Code.NO_PEER_ACCESS: (
         "The driver grants no peer access between two of the GPUs.",

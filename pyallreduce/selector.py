@@ -176,7 +176,10 @@ def _unreadable_link(group: Group) -> Reason | None:
 
 
 def _peer_access(group: Group) -> Reason | None:
-    return _pairs(Code.NO_PEER_ACCESS, group, lambda link: link is None or not link.access)
+    # Some systems of confidential computing have a peer-to-peer path: it alone is no veto.
+    secret = any(f.confidential for f in group)
+    code = Code.CONFIDENTIAL_COMPUTING if secret else Code.NO_PEER_ACCESS
+    return _pairs(code, group, lambda link: link is None or not link.access)
 
 
 def _nvlink(group: Group) -> Reason | None:

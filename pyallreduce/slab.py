@@ -36,6 +36,7 @@ _KEPT: list[object] = []
 RECORD_BYTES = 4096
 _SENTINEL_BYTE = 0xFF
 _CONTROL = struct.Struct("<II")  # stop, generation: csrc/protocol/slab.h
+_STOPPED = 3  # there, Stop::kHost
 _HEADER = struct.Struct(f"<8sIIQ{NONCE_BYTES}s")
 _MAGIC = b"PYARSLAB"
 # In the record page, behind the record: this rank has unmapped its peers' slabs.
@@ -117,10 +118,22 @@ class Slabs:
         own.write(self.layout.control, _CONTROL.pack(0, generation))
         self._native.arm_record(page.address, generation, deadline_ms, self._notice_ms)
 
+    @property
+    def inherited(self) -> bool:
+        """Whether this process is a child of the one that these slabs belong to."""
+        return os.getpid() != self._pid
+
     def memory(self) -> list[tuple[str, int]]:
         """What is in front of this rank's slab, and the slab's regions, in bytes."""
         regions = [(name, size) for name, _, size, _ in self.layout.regions()]
         return [("in front of it", self._lead(self._rank)), *regions]
+
+    def stop(self) -> None:
+        """Whatever runs in this rank's slab, or is replayed there, ends at once."""
+        own, _ = self._mine()
+        control = own.read(self.layout.control, _CONTROL.size)
+        _, generation = _CONTROL.unpack(control)
+        own.write(self.layout.control, _CONTROL.pack(generation << 8 | _STOPPED, generation))
 
     def set_deadline(self, deadline_ms: int) -> None:
         """Change how long a wait may last: waiting kernels see it too, and captured graphs."""
@@ -213,7 +226,7 @@ class Slabs:
         of ours in time, or that has died, keeps it: it is returned when this process ends. A forked
         child has nothing to let go of: it must not touch its parent's.
         """
-        if os.getpid() != self._pid:
+        if self.inherited:
             return
         bereaved = bool(self.ended()[1])
         self.leave()

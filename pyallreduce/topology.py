@@ -57,7 +57,7 @@ def probe(rank: int, world: int, device: torch.device | None, config: Config) ->
     gpu = _Gpu()
     if device is not None and target == "cuda" and module.status == "cuda":
         gpu = _attempt(errors, "CUDA", lambda: _gpu(device), gpu)
-    seen = GpuFacts(mig=False, links=())
+    seen = GpuFacts(mig=False, confidential=False, links=())
     if gpu.uuid:
         seen = _attempt(errors, "NVML", lambda: nvml.read_gpu(gpu.uuid, gpu.bus_id), seen)
     return Facts(
@@ -78,6 +78,7 @@ def probe(rank: int, world: int, device: torch.device | None, config: Config) ->
         build_cuda=module.build_cuda,
         has_kernel=gpu.has_kernel,
         mig=seen.mig,
+        confidential=seen.confidential,
         wsl=_is_wsl(),
         nccl_p2p_disabled=os.environ.get("NCCL_P2P_DISABLE", "0").strip() not in {"", "0"},
         backend=config.backend,

@@ -3,24 +3,27 @@
 """Live checks at start-up: the production launch, slab and shapes, before anybody hears "ready".
 
 First every directed edge by a ping-pong of resident kernels, then every kernel in use on payloads
-that name rank, position and turn, compared bit for bit: eager, and on a GPU as a graph's replay.
+that name rank, position and turn, compared bit for bit: eager, and on a GPU as a graph's replay. Of
+each algorithm a short message in every dtype, the widest grid, and of two-shot a launch of laps.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 
 from pyallreduce.errors import AllReduceAborted, CallMismatch, PyallreduceError
 from pyallreduce.native import Edge, NativePath
-from pyallreduce.policy import AlgorithmName
+from pyallreduce.policy import AlgorithmName, Plan
 from pyallreduce.reasons import Code, Reason
 
 __all__ = ["edges", "first_calls"]
 
 _ROUNDS = 8
 _ELEMENTS = 4099  # several blocks, and a tail
+_VECTOR = 16  # bytes
 _ALGORITHMS: tuple[AlgorithmName, ...] = ("one_shot", "two_shot")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _SOUND, _SILENT = 1, 2  # csrc/protocol/slab.h, enum EdgeState
@@ -57,9 +60,9 @@ def _verdict(rank: int, edge: Edge) -> Reason:
 
 @dataclass(frozen=True)
 class _Case:
-    """One kernel: its arguments, and what must come out."""
+    """One kernel: its launch, its arguments, and what must come out."""
 
-    algorithm: AlgorithmName
+    plan: Plan
     x: torch.Tensor
     out: torch.Tensor
     expected: torch.Tensor
@@ -70,8 +73,8 @@ def first_calls(native: NativePath, rank: int, device: torch.device) -> Reason:
     native.prove()
     try:
         cases = [
-            _case(native.limits.world, rank, device, dtype, algorithm, turn)
-            for turn, (dtype, algorithm) in enumerate((d, a) for d in _DTYPES for a in _ALGORITHMS)
+            _case(native.limits.world, rank, device, turn, *launch)
+            for turn, launch in enumerate(_launches(native))
         ]
         veto = _eager(native, cases)
         if veto.code is Code.OK and device.type == "cuda":
@@ -107,9 +110,24 @@ def _replay(native: NativePath, cases: list[_Case]) -> Reason:
     return _compare(native, cases, "graph")
 
 
+def _launches(native: NativePath) -> Iterator[tuple[Plan, torch.dtype, int]]:
+    """The plans to prove, with the dtype and the elements of their messages."""
+    for dtype in _DTYPES:
+        for algorithm in _ALGORITHMS:
+            yield native.plan(_ELEMENTS * dtype.itemsize, algorithm), dtype, _ELEMENTS
+    dtype, world = torch.bfloat16, native.limits.world
+    for algorithm in _ALGORITHMS:
+        widest = native.plan(1 << 40, algorithm)
+        filled = widest.blocks * widest.lanes * _VECTOR * (1 if algorithm == "one_shot" else world)
+        nbytes = min(filled, native.capacity(algorithm))
+        yield native.plan(nbytes, algorithm), dtype, nbytes // dtype.itemsize - 3
+    one_block = Plan(widest.algorithm, 1, 32)
+    a_lap = native.layout.two_shot_capacity(one_block.blocks)
+    yield one_block, dtype, (a_lap + a_lap // 2) // dtype.itemsize
+
+
 def _call(native: NativePath, case: _Case) -> None:
-    nbytes = case.x.numel() * case.x.element_size()
-    native.all_reduce(case.x, case.out, native.plan(nbytes, case.algorithm))
+    native.all_reduce(case.x, case.out, case.plan)
 
 
 def _compare(native: NativePath, cases: list[_Case], mode: str) -> Reason:
@@ -119,8 +137,9 @@ def _compare(native: NativePath, cases: list[_Case], mode: str) -> Reason:
     for case in cases:
         wrong = int((case.out != case.expected).sum())
         if wrong:
-            what = f"{mode} {case.algorithm} of {case.x.dtype}"
-            return Reason(Code.KERNEL_MISMATCH, f"{what}: {wrong} of {_ELEMENTS} elements")
+            shape = f"{case.plan.blocks} blocks of {case.plan.lanes}"
+            what = f"{mode} {case.plan.name} of {case.x.dtype}, {shape}"
+            return Reason(Code.KERNEL_MISMATCH, f"{what}: {wrong} of {case.x.numel()} elements")
     return Reason(Code.OK)
 
 
@@ -128,13 +147,14 @@ def _case(
     world: int,
     rank: int,
     device: torch.device,
-    dtype: torch.dtype,
-    algorithm: AlgorithmName,
     turn: int,
+    plan: Plan,
+    dtype: torch.dtype,
+    elements: int,
 ) -> _Case:
     """Integers of up to 5 bits: their sums are exact in every dtype, in every order."""
-    at = torch.arange(_ELEMENTS, device=device, dtype=torch.int64)
-    by_rank = [((at * 7 + r * 13 + turn * 17) % 31 + 1).to(dtype) for r in range(world)]
-    x = by_rank[rank].contiguous()
-    expected = torch.stack([t.float() for t in by_rank]).sum(0).to(dtype)
-    return _Case(algorithm, x, torch.full_like(x, -1.0), expected)
+    at = torch.arange(elements, device=device, dtype=torch.int32)
+    by_rank = [(at * 7 + r * 13 + turn * 17) % 31 + 1 for r in range(world)]
+    x = by_rank[rank].to(dtype)
+    expected = torch.stack(by_rank).sum(0).to(dtype)
+    return _Case(plan, x, torch.full_like(x, -1.0), expected)

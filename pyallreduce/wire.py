@@ -143,6 +143,7 @@ _FACTS = Layout(
     Choice("backend", "B", get_args(Backend)),
     Flag("has_kernel"),
     Flag("mig"),
+    Flag("confidential"),
     Flag("wsl"),
     Flag("nccl_p2p_disabled"),
     Flag("share_gpu"),

@@ -51,11 +51,11 @@ void make_life_lock(pthread_mutex_t* lock) {
   pthread_mutexattr_destroy(&attributes);
 }
 
-// One write, so that the lines of several ranks do not mix. The GIL may be held by a stuck thread:
-// Python's logging is not for here.
-void say(const std::string& text) {
-  const std::string line = "pyallreduce: " + text + "\n";
-  [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
+// Whether standard error takes a line now, or never will: a pipe that nobody empties must not stop
+// the watch.
+bool takes_a_line() {
+  pollfd one{STDERR_FILENO, POLLOUT, 0};
+  return ::poll(&one, 1, 0) != 0;
 }
 
 int open_pidfd(int64_t pid) {
@@ -160,6 +160,7 @@ void Watchdog::run() {
       log_notice();
     }
     if (dead_ && how_.empty()) find_out_how();  // no other thread writes either
+    say_what_is_unsaid();
   }
   pthread_mutex_unlock(&life_of(page_).lock);
 }
@@ -206,19 +207,28 @@ void Watchdog::bury(const Watched& watched) {
     return std::to_string(__atomic_load_n(&record_of(page).launched, __ATOMIC_RELAXED));
   };
   launched_ = " after it had launched " + launched(watched.peer.page) + " calls; rank " +
-              std::to_string(rank_) + " had launched " + launched(page_);
+              std::to_string(rank_) + " had launched " + launched(page_) +
+              " (replays of graphs not counted)";
 }
 
-// Without the lock: the end of the process takes its time, and so may whoever reads standard error.
+// Without the lock: the end of the process takes its time.
 void Watchdog::find_out_how() {
   const std::string how = how_it_ended(dead_->peer.pid, dead_->pidfd);
-  std::string line;
-  {
-    const std::lock_guard<std::mutex> guard(mutex_);
-    how_ = how;
-    line = "rank " + std::to_string(rank_) + ": " + sentence() + ". Its all-reduces end now.";
+  const std::lock_guard<std::mutex> guard(mutex_);
+  how_ = how;
+  say("rank " + std::to_string(rank_) + ": " + sentence() + ". Its all-reduces end now.");
+}
+
+void Watchdog::say(const std::string& text) { unsaid_.push_back("pyallreduce: " + text + "\n"); }
+
+// One write a line, so that those of several ranks do not mix. The GIL may be held by a stuck
+// thread: Python's logging is not for here.
+void Watchdog::say_what_is_unsaid() {
+  while (!unsaid_.empty() && takes_a_line()) {
+    const std::string& line = unsaid_.front();
+    [[maybe_unused]] const ssize_t written = ::write(STDERR_FILENO, line.data(), line.size());
+    unsaid_.pop_front();
   }
-  say(line);
 }
 
 std::string Watchdog::sentence() const {

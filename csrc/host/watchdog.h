@@ -12,6 +12,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -57,6 +58,8 @@ class Watchdog {
   void raise_stop();
   void bury(const Watched& watched);
   void find_out_how();
+  void say(const std::string& text);
+  void say_what_is_unsaid();
   std::string sentence() const;
   void log_notice();
 
@@ -72,6 +75,7 @@ class Watchdog {
   std::string launched_;  // " after it had launched ..."
   std::string how_;       // empty until it is known
   uint32_t notices_ = 0;
+  std::deque<std::string> unsaid_;  // the thread's own
   std::thread thread_;
 };
 

@@ -43,7 +43,7 @@ class PingPong {
     if (state != EdgeState::kSound) --round;
     Edge& edge = call_.record->edges[peer_];
     edge.rounds = round;
-    edge.nanoseconds = static_cast<uint32_t>(nanoseconds() - start_);
+    edge.nanoseconds = nanoseconds() - start_;
     edge.read_back = state == EdgeState::kSilent && stands(round) ? 1 : 0;
     st_release_sys(&edge.state, static_cast<uint32_t>(state));
   }

@@ -23,7 +23,7 @@
 namespace pyallreduce {
 
 // Raised with every change of the slab's layout or of what the kernels say to each other.
-constexpr uint32_t kProtocolVersion = 4;
+constexpr uint32_t kProtocolVersion = 5;
 // Vectors of a block that lie together in a mailbox.
 constexpr uint32_t kPiece = 64;
 // Magic, nonce, rank: written by the owner, read once at start-up.
@@ -86,8 +86,8 @@ enum class EdgeState : uint32_t { kUntried = 0, kSound = 1, kSilent = 2, kCorrup
 struct Edge {
   uint32_t state;        // EdgeState, written last
   uint32_t rounds;       // that arrived here
-  uint32_t nanoseconds;  // of all rounds
-  uint32_t read_back;    // 1: this rank's last write stands in the peer's memory, as seen from here
+  uint64_t nanoseconds;  // of all rounds
+  uint64_t read_back;    // 1: this rank's last write stands in the peer's memory, as seen from here
 };
 
 // What a long wait looks at. The host may change it at any time, under running kernels and captured

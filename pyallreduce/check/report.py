@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite
 from typing import Any
 
 __all__ = ["Line", "Verdict", "edge_matrix", "join", "table"]
@@ -65,7 +66,8 @@ class Verdict:
             "decision": self.decision,
             "validation_ms": round(self.validation_ms, 1),
             "edges_us": [
-                {str(peer): round(us, 2) for peer, us in row.items()} for row in self.edges
+                {str(peer): round(us, 2) if isfinite(us) else None for peer, us in row.items()}
+                for row in self.edges
             ],
             "lines": [asdict(line) for line in self.lines],
         }
@@ -81,16 +83,22 @@ def join(results: Sequence[dict[str, Any]], where: str) -> Verdict:
 
 
 def edge_matrix(edges: Sequence[dict[int, float]]) -> list[str]:
-    """The start-up's ping-pong: µs of one round from each rank (row) to each other one."""
+    """The start-up's ping-pong: µs of one round, from each rank (row), which says so, to each other
+    one."""
     if not any(edges):
         return []
     ranks = range(len(edges))
     rows = [["", *(f"rank {peer}" for peer in ranks)]]
     for rank in ranks:
-        cells = [f"{edges[rank][peer]:.2f}" if peer in edges[rank] else "-" for peer in ranks]
-        rows.append([f"rank {rank}", *cells])
+        rows.append([f"rank {rank}", *(_edge(edges[rank].get(peer)) for peer in ranks)])
     width = max(len(cell) for row in rows for cell in row)
     return ["  ".join(cell.rjust(width) for cell in row) for row in rows]
+
+
+def _edge(us: float | None) -> str:
+    if us is None:
+        return "-"
+    return f"{us:.2f}" if isfinite(us) else "broken"
 
 
 def table(lines: Sequence[Line], *, verbose: bool) -> list[str]:

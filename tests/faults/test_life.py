@@ -102,28 +102,3 @@ def _report(parent: subprocess.Popen[str]) -> dict[str, Any]:
     line = parent.stdout.readline()
     assert line, "the parent ended without a word"
     return dict(json.loads(line))
-
-
-FORK = """
-import json, os, sys
-sys.path[:] = json.loads(sys.argv[1])
-import torch, torch.distributed as dist
-from pyallreduce import Communicator
-dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-comm = Communicator(device="cpu")
-child = os.fork()
-if child == 0:
-    comm.close(); comm.close()
-    os._exit(0 if comm.closed else 3)
-assert os.waitpid(child, 0)[1] == 0
-assert not comm.closed and comm.all_reduce(torch.ones(3)).tolist() == [1, 1, 1]
-if "exit" in sys.argv: sys.exit(0)  # without close()
-comm.close()
-"""
-
-
-@pytest.mark.parametrize("ending", ["close", "exit"])
-def test_a_forked_child_lets_its_parents_communicator_alone(ending: str) -> None:
-    subprocess.run(
-        [sys.executable, "-c", FORK, json.dumps(sys.path), ending], check=True, timeout=60
-    )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cases import Case, judge, lethal, survivable
+from cases import Case, judge, lethal, of_three, survivable
 from harness import Outcomes, run
 
 pytestmark = pytest.mark.ranks
@@ -44,6 +44,23 @@ def test_a_fault_that_the_group_survives(case: Case, outcomes: Outcomes) -> None
 
 @pytest.mark.parametrize("case", [named(case) for case in lethal()])
 def test_a_fault_that_ends_the_group(case: Case) -> None:
+    assert judge(case, run([case], 0, 60).get(case.name, {})) == []
+
+
+@pytest.fixture(scope="module")
+def of_three_ranks() -> Outcomes:
+    return run(of_three(), 0, 110)
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.name) for case in of_three()])
+def test_a_fault_that_a_group_of_three_survives(case: Case, of_three_ranks: Outcomes) -> None:
+    assert judge(case, of_three_ranks.get(case.name, {})) == []
+
+
+@pytest.mark.parametrize("fault", ["kill", "stop"])
+def test_a_fault_that_ends_a_group_of_three(fault: str) -> None:
+    case = Case(fault, "inside", 1, 3)
     assert judge(case, run([case], 0, 60).get(case.name, {})) == []
 
 

@@ -6,12 +6,14 @@ from __future__ import annotations
 
 import time
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 
-from pyallreduce import Communicator, Config
+from pyallreduce import Communicator, Config, validate
 from pyallreduce.errors import PyallreduceError
+from pyallreduce.reasons import Code, Reason
 from pyallreduce.worker import Context
 
 _CALLS, _REPLAYS = 20, 50
@@ -58,6 +60,14 @@ def stopped_graph(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
         torch.cuda.synchronize()
         comm.check()
         seen["recovered"] = bool((y == 2).all())
+        unfit = Reason(Code.KERNEL_MISMATCH, "made up") if context.rank == 1 else Reason(Code.OK)
+        with mock.patch.object(validate, "first_calls", return_value=unfit):
+            comm.recover()
+        seen["vetoed"] = comm.decision.backend
+        graph.replay()  # into slabs that nobody else uses any more
+        torch.cuda.synchronize()
+        seen["drained when vetoed"] = bool(y.isnan().all())
+        seen["by nccl"] = bool((comm.all_reduce(ones) == 4).all())
         return seen
 
 

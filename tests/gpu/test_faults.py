@@ -26,8 +26,12 @@ SURVIVABLE = [
     Case("two at once", "steady", 1),
     *(Case(fault, "startup", 0) for fault in ("dropped", "mirrored", "corrupted", "delayed")),
     *(Case(fault, "steady", 1) for fault in ("dropped", "corrupted", "torn", "delayed")),
+    *(Case(fault, "replay", 1) for fault in ("stop 3 s", "skip", "size", "tag", "corrupted")),
 ]
-LETHAL = [Case("kill", "inside", 0), Case("kill", "steady", 1), Case("stop", "steady", 0)]
+LETHAL = [
+    *(Case("kill", "inside", 0), Case("kill", "steady", 1), Case("kill", "replay", 1)),
+    Case("stop", "steady", 0),
+]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +62,9 @@ def test_a_stopped_graph_drains_and_nccl_and_matmul_go_on_in_the_same_process() 
         assert seen["matmul"]
         assert seen["usable_s"] < 2
         assert seen["recovered"]
+        assert seen["vetoed"] == "nccl"
+        assert seen["drained when vetoed"]
+        assert seen["by nccl"]
 
 
 def test_no_start_is_vetoed_and_validation_is_quick() -> None:

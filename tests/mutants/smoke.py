@@ -32,6 +32,7 @@ FACTS = Facts(
     build_cuda=0,
     has_kernel=False,
     mig=False,
+    confidential=False,
     wsl=False,
     nccl_p2p_disabled=False,
     backend="auto",

@@ -4,15 +4,24 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
+import os
 import resource
+import signal
+import time
+import traceback
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 
-from pyallreduce import Communicator, Config
+from pyallreduce import Communicator, Config, validate
 from pyallreduce.errors import PyallreduceError
+from pyallreduce.exchange import Exchange
+from pyallreduce.reasons import Code, Reason
 from pyallreduce.reference import rank_order_sum
 from pyallreduce.worker import Context
 
@@ -122,6 +131,83 @@ def absent(context: Context, options: dict[str, Any]) -> list[Any]:
                 kind, text, peer = type(error).__name__, str(error), getattr(error, "peer", -1)
         comm.recover()
         return [kind, text, peer, works(comm)]
+
+
+def abort_behind_refusal(context: Context, _options: dict[str, Any]) -> list[list[str]]:
+    """Rank 1 skips a call, in which rank 0 gives up, and refuses its next one; then all check."""
+    with communicator(context, timeout_ms=300) as comm:
+        x = torch.ones(64)
+        comm.all_reduce(x)
+        comm.check()
+        dist.barrier()
+        if context.rank == 0:
+            outcome(lambda: comm.all_reduce(x))
+        dist.barrier()
+        if context.rank == 1:
+            outcome(lambda: comm.all_reduce(x, op="median"))
+        dist.barrier()
+        seen = [outcome(comm.check), outcome(lambda: comm.all_reduce(x))]
+        dist.barrier()
+        comm.recover()
+        return [*seen, [str(works(comm)), ""]]
+
+
+def recovery_vetoed(context: Context, _options: dict[str, Any]) -> list[Any]:
+    """Rank 1 finds the kernels unfit when all recover; then a graph of before is replayed: a launch
+    that the host does not see."""
+    with communicator(context) as comm:
+        native, x, out = comm._native, torch.ones(64), torch.zeros(64)
+        assert native is not None
+        launch = native._launch(x, native.plan(256))
+        found = Reason(Code.KERNEL_MISMATCH, "made up") if context.rank == 1 else Reason(Code.OK)
+        with mock.patch.object(validate, "first_calls", return_value=found):
+            comm.recover()
+        launch(x.data_ptr(), out.data_ptr(), 0, 0)
+        decision = [comm.decision.backend, comm.decision.reason.code.value]
+        return [*decision, bool(out.isnan().all()), works(comm)]
+
+
+def a_companion_in_time(context: Context, _options: dict[str, Any]) -> list[Any]:
+    """Rank 1 does not come to make the group that carries frames."""
+    exchange = Exchange(None, 500)
+    if context.rank == 1:
+        time.sleep(3)
+        return ["none", "", 0.0]
+    since = time.monotonic()
+    return [*outcome(lambda: exchange.companion("gloo")), time.monotonic() - since]
+
+
+def forked(context: Context, options: dict[str, Any]) -> list[int]:
+    """How a child of each rank ends that does with the parent's communicator what it should not."""
+    comm = communicator(context)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(20)
+        try:
+            _meddle(comm, options["how"])
+        except BaseException:
+            traceback.print_exc()
+            os._exit(9)
+        os._exit(0)
+    status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    right = works(comm)
+    dist.barrier()
+    if options["how"] != "exit":
+        comm.close()
+    return [status, int(right)]
+
+
+def _meddle(comm: Communicator, how: str) -> None:
+    if how == "close":
+        comm.close()
+        comm.close()
+    elif how == "exit":
+        atexit._run_exitfuncs()
+    else:
+        slabs = comm._native._slabs if comm._native else None
+        comm._native = None
+        del slabs
+        gc.collect()
 
 
 def fallbacks(context: Context, _options: dict[str, Any]) -> dict[str, Any]:

@@ -69,6 +69,30 @@ def test_ranks_that_disagree_hear_both_calls(ranks: int, difference: dict[str, A
         assert aborts == 2
 
 
+def test_an_abort_behind_a_refusal_is_told_on_all_ranks() -> None:
+    for seen in run("abort_behind_refusal", 2):
+        *told, recovered = seen
+        assert [kind for kind, _ in told] == ["AllReduceAborted"] * 2, seen
+        assert all("waited 0.3 s for rank 1" in text for _, text in told)
+        assert recovered[0] == "True"
+
+
+def test_graphs_of_before_drain_when_recovery_ends_in_the_fallback() -> None:
+    assert run("recovery_vetoed", 2) == [["nccl", "KERNEL_MISMATCH", True, True]] * 2
+
+
+def test_a_group_for_frames_is_made_in_time_or_not() -> None:
+    kind, text, seconds = run("a_companion_in_time", 2)[0]
+    assert kind == "ExchangeTimeout", text
+    assert "0.5 s" in text
+    assert seconds < 2.5
+
+
+@pytest.mark.parametrize("how", ["close", "collect", "exit"])
+def test_a_forked_child_lets_its_parents_communicator_alone(how: str) -> None:
+    assert run("forked", 2, how=how) == [[0, 1]] * 2
+
+
 @pytest.mark.parametrize("algorithm", ["one_shot", "two_shot"])
 def test_a_rank_that_stays_away_is_named_at_the_deadline(algorithm: str) -> None:
     for rank, (kind, text, peer, after) in enumerate(

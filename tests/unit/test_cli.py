@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from pyallreduce import _native, info
-from pyallreduce.check.report import join, table
+from pyallreduce.check.report import Verdict, edge_matrix, join, table
 from pyallreduce.cli import main
 from pyallreduce.facts import PROTOCOL_VERSION
 from pyallreduce.launch import LaunchError, Placement, place
@@ -229,3 +230,14 @@ def test_verdict_fails_where_ranks_differ_though_each_seems_right() -> None:
 
 def test_verdict_of_nothing_is_no_pass() -> None:
     assert not join([answer([], [], [])] * 2, "here").passed
+
+
+def test_an_edge_that_is_not_sound_is_told() -> None:
+    edges = ({1: 2.5}, {0: math.inf})
+    assert [line.split() for line in edge_matrix(edges)] == [
+        ["rank", "0", "rank", "1"],
+        ["rank", "0", "-", "2.50"],
+        ["rank", "1", "broken", "-"],
+    ]
+    verdict = Verdict((), {}, "here", edges)
+    assert verdict.as_json()["edges_us"] == [{"1": 2.5}, {"0": None}]

@@ -46,6 +46,7 @@ def gpu_rank(rank: int, world: int) -> Facts:
         build_cuda=13000,
         has_kernel=True,
         mig=False,
+        confidential=False,
         wsl=False,
         nccl_p2p_disabled=False,
         backend="auto",
@@ -208,6 +209,15 @@ def test_a_link_to_an_outsider_does_not_matter() -> None:
     assert decide([replace(f, links=(*f.links, outsider)) for f in group(4)]).backend == "native"
 
 
+@pytest.mark.parametrize("who", [0, 1])
+def test_confidential_computing_is_named_where_it_keeps_gpus_apart(who: int) -> None:
+    facts = group(2)
+    facts[who] = replace(facts[who], confidential=True)
+    assert decide(facts).backend == "native", "with a path the live checks decide"
+    facts[0] = replace(facts[0], links=())
+    assert decide(facts).reason.code is Code.CONFIDENTIAL_COMPUTING
+
+
 def test_many_bad_pairs_are_counted() -> None:
     facts = [replace(f, links=()) for f in group(8)]
     detail = decide(facts).reason.detail
@@ -290,6 +300,7 @@ changes: st.SearchStrategy[dict[str, Any]] = st.fixed_dictionaries(
         "driver_cuda": st.sampled_from([0, 12000, 13000]),
         "has_kernel": st.booleans(),
         "mig": st.booleans(),
+        "confidential": st.booleans(),
         "wsl": st.booleans(),
         "nccl_p2p_disabled": st.booleans(),
         "backend": st.sampled_from(["auto", "native", "nccl"]),

@@ -46,6 +46,7 @@ class FakeNvml(ModuleType):
     p2p: dict[tuple[int, int, int], int] = field(default_factory=dict)
     remote: dict[tuple[int, int], int] = field(default_factory=dict)
     mig: bool = False
+    confidential: bool = False
     lost: frozenset[int] = frozenset()
     ancestor: int = 50
     failing: frozenset[str] = frozenset()
@@ -92,6 +93,9 @@ class FakeNvml(ModuleType):
 
     def nvmlDeviceGetMigMode(self, handle: int) -> list[int]:
         return [int(self.mig), 0]
+
+    def nvmlSystemGetConfComputeState(self) -> Any:
+        return SimpleNamespace(environment=2, ccFeature=int(self.confidential), devToolsMode=0)
 
     def nvmlDeviceGetP2PStatus(self, a: int, b: int, index: int) -> int:
         return self.p2p.get((a, b, index), OK)
@@ -289,6 +293,18 @@ def test_a_mig_slice_is_found_by_its_bus(nvml: FakeNvml, monkeypatch: pytest.Mon
     facts = probe(0, 2, GPU, CONFIG)
     assert (facts.gpu_uuid, facts.mig, facts.error) == ("GPU-slice", True, "")
     assert [each.peer_uuid for each in facts.links] == [uuid(0)]
+
+
+@pytest.mark.parametrize("on", [False, True])
+def test_confidential_computing_is_seen(nvml: FakeNvml, on: bool) -> None:
+    nvml.confidential = on
+    assert probe(0, 2, GPU, CONFIG).confidential is on
+
+
+def test_a_driver_that_does_not_know_confidential_computing(nvml: FakeNvml) -> None:
+    nvml.failing = frozenset({"nvmlSystemGetConfComputeState"})
+    facts = probe(0, 2, GPU, CONFIG)
+    assert (facts.confidential, facts.error) == (False, "")
 
 
 def test_a_gpu_that_does_not_know_mig(nvml: FakeNvml) -> None:

@@ -44,6 +44,7 @@ def rank_of(rank: int, world: int, nvlink: int = 18, name: str = "NVIDIA H100") 
         build_cuda=13000,
         has_kernel=True,
         mig=False,
+        confidential=False,
         wsl=False,
         nccl_p2p_disabled=False,
         backend="auto",

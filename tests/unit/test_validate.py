@@ -4,15 +4,15 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from pyallreduce import validate
+from pyallreduce import _C, validate
 from pyallreduce.errors import AllReduceAborted, CallMismatch
 from pyallreduce.native import Edge
+from pyallreduce.policy import ALGORITHM_NAMES, AlgorithmName, Limits, Plan, plan_for
 from pyallreduce.reasons import Code
 
 NONCE = bytes(16)
@@ -22,33 +22,40 @@ SOUND, SILENT, CORRUPT = 1, 2, 3
 class Native:
     """Two ranks with equal inputs but for `wrong`, which is added to the last element."""
 
-    limits = SimpleNamespace(world=2)
+    limits = Limits(2, "cuda", 128)
+    layout = _C.Layout(2, 64 << 20)
 
     def __init__(self, edges: list[Edge] | None = None, wrong: float = 0.0) -> None:
         self.found = edges or []
         self.wrong = wrong
         self.error: Exception | None = None
+        self.plans: list[tuple[Plan, int]] = []
 
     def prove(self) -> None: ...
 
-    def plan(self, _nbytes: int, algorithm: str) -> str:
-        return algorithm
+    def plan(self, nbytes: int, algorithm: AlgorithmName) -> Plan:
+        return plan_for(nbytes, self.limits, algorithm)
+
+    def capacity(self, algorithm: AlgorithmName) -> int:
+        one_shot = algorithm == "one_shot"
+        return (self.layout.one_shot_capacity if one_shot else self.layout.two_shot_capacity)(128)
 
     def ping_pong(self, _rounds: int, _seed: int) -> list[Edge]:
         return self.found
 
-    def all_reduce(self, x: torch.Tensor, out: torch.Tensor, _plan: str) -> None:
+    def all_reduce(self, x: torch.Tensor, out: torch.Tensor, plan: Plan) -> None:
         if self.error is not None:
             raise self.error
-        turn = next(t for t in range(6) if bool(((_input(0, t)) == x).all()))
-        out.copy_(x.float() + _input(1, turn).to(x.dtype).float())
+        self.plans.append((plan, x.nbytes))
+        turn = next(t for t in range(9) if bool((_input(0, t, x.numel()) == x).all()))
+        out.copy_(x.float() + _input(1, turn, x.numel()).to(x.dtype).float())
         out[-1] += self.wrong
 
     def check(self) -> None: ...
 
 
-def _input(rank: int, turn: int) -> torch.Tensor:
-    return (torch.arange(4099) * 7 + rank * 13 + turn * 17) % 31 + 1
+def _input(rank: int, turn: int, elements: int) -> torch.Tensor:
+    return (torch.arange(elements) * 7 + rank * 13 + turn * 17) % 31 + 1
 
 
 def first_calls(native: Any) -> Code:
@@ -57,6 +64,16 @@ def first_calls(native: Any) -> Code:
 
 def test_right_sums_are_accepted() -> None:
     assert first_calls(Native()) is Code.OK
+
+
+def test_the_widest_grids_and_laps_are_proved() -> None:
+    native = Native()
+    first_calls(native)
+    assert len(native.plans) == 9
+    for code in ALGORITHM_NAMES:
+        assert max(plan.blocks for plan, _ in native.plans if plan.algorithm == code) == 128
+    plan, nbytes = native.plans[-1]
+    assert native.layout.next_portion(plan.algorithm, plan.blocks, plan.lanes, nbytes)[1] == 2
 
 
 def test_a_wrong_sum_is_a_veto() -> None:

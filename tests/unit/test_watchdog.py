@@ -44,6 +44,63 @@ os.waitpid(child, 0)
 """
 
 
+# Standard error is a pipe that is full; the rank's record gets a notice, and its peer dies.
+_FULL = """
+import os, signal, struct, threading, time
+from pyallreduce import _C
+page, own = _C.SharedMemory(4096), _C.SharedMemory(4096)
+born, alive = os.pipe()
+child = os.fork()
+if child == 0:
+    watchdog = _C.Watchdog(1, page)
+    os.write(alive, b"x")
+    signal.alarm(60)
+    signal.pause()
+os.read(born, 1)
+_C.arm_record(own.address, 1, 60000, 5000)
+watchdog = _C.Watchdog(0, own)
+watchdog.watch(1, child, page)
+there, here = os.pipe()
+os.set_blocking(here, False)
+try:
+    while True:
+        os.write(here, b"-" * 4096)
+except BlockingIOError:
+    os.set_blocking(here, True)
+stderr = os.dup(2)
+os.dup2(here, 2)
+NOTICE = 96  # csrc/protocol/slab.h: serial, peer, phase, waited_ms
+own.write(NOTICE + 4, struct.pack("<III", 1, 2, 5000))
+own.write(NOTICE, struct.pack("<I", 1))
+time.sleep(0.1)
+before = watchdog.ended()
+os.kill(child, signal.SIGKILL)
+deadline = time.monotonic() + 10
+while watchdog.ended()[0] < 0 and time.monotonic() < deadline:
+    time.sleep(0.01)
+os.set_blocking(there, False)
+got = b""
+while b"Its all-reduces end now" not in got and time.monotonic() < deadline:
+    time.sleep(0.01)
+    try:
+        got += os.read(there, 1 << 20)
+    except BlockingIOError:
+        pass
+watchdog.close()
+os.dup2(stderr, 2)
+print(before[0], watchdog.ended()[0], got.count(b"has waited 5.0 s"), got.count(b"SIGKILL"))
+os.waitpid(child, 0)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_standard_error_that_nobody_reads_stops_no_watchdog() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", _FULL], capture_output=True, text=True, timeout=50, check=False
+    )
+    assert ran.stdout.split() == ["-1", "1", "1", "1"], ran.stderr
+
+
 @pytest.mark.timeout(60)
 def test_every_watchdog_hears_of_a_death_from_the_page() -> None:
     ran = subprocess.run(
