@@ -5,6 +5,7 @@
 
     python3 bench/vllm_gpu.py --ranks 2 --layers 32 --json $OUT/vllm-2-32.json
     python3 bench/vllm_gpu.py --backends stock ours nccl ours stock    # steps differ between starts
+    python3 bench/vllm_gpu.py --backends ours --sleep --json $OUT/sleep.json    # vLLM's sleep mode
 
 Starts vLLM once for each backend named (about a minute each), every start with a deadline: `ours`
 is the plugin as users get it, `stock` is vLLM's own custom all-reduce, `nccl` is without any. Needs
@@ -20,8 +21,10 @@ lacks what a start did not get to:
 * `gpu_ms`: a decode step on the GPU, from the start of its first all-reduce to the end of its last,
   the shorter of the ranks, then the median.
 * `micro_us`: one all-reduce of the same shape in a captured graph of 50, slowest rank.
-* `left_bytes`: device memory that 20 more captures left behind, on the first rank; in the last
+* `left_bytes`: device memory that 100 more captures left behind, the most of all ranks; in the last
   batch's record.
+* `slept`, with `--sleep`: whether vLLM gives the same tokens after it has slept (level 1: weights
+  on the host, the cache given up) and woken up. The whole start runs with vLLM's own allocator.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ from processes import started, tiny_model  # noqa: E402
 BACKENDS = ("ours", "stock", "nccl")
 HIDDEN = 1024
 SHORT, LONG = 16, 144  # tokens
+CAPTURES = 100
 TIMES = ("step_ms", "gpu_ms", "kernel_us", "micro_us")
 # "compiled" is vLLM's default: torch.compile, and both full and piecewise graphs.
 MODES: dict[str, dict[str, Any]] = {
@@ -82,6 +86,7 @@ def measure(job: dict[str, Any]) -> None:
         max_model_len=512,
         max_num_seqs=max(batches),
         seed=0,
+        enable_sleep_mode=job["sleep"],
         worker_extension_cls="vllm_gpu_worker.Probe",
     )
     llm.collective_rpc("weights")
@@ -102,11 +107,12 @@ def measure(job: dict[str, Any]) -> None:
         took = time.perf_counter() - begin
         return took, [list(output.outputs[0].token_ids) for output in outputs]
 
+    before: dict[int, list[list[int]]] = {}
     for batch in batches:
         generate(batch, SHORT)
         pairs = [(generate(batch, LONG), generate(batch, SHORT)) for _ in range(3)]
         step = statistics.median(long[0] - short[0] for long, short in pairs) / (LONG - SHORT)
-        tokens = pairs[0][0][1]
+        before[batch] = tokens = pairs[0][0][1]
         tell(
             batch,
             **{name: job[name] for name in ("backend", "ranks", "layers", "mode")},
@@ -130,7 +136,13 @@ def measure(job: dict[str, Any]) -> None:
             spans = shortest([steps(seen, a_step) for seen in by_rank])
             tell(batch, gpu_ms=round(spans / 1e3, 4))
         tell(batch, kernels=[len(seen) for seen in by_rank])
-    tell(batches[-1], **llm.collective_rpc("captures", args=(20, HIDDEN))[0])
+    left = max(llm.collective_rpc("captures", args=(CAPTURES, HIDDEN)))
+    tell(batches[-1], captures=CAPTURES, left_bytes=left)
+    if job["sleep"]:
+        llm.sleep(level=1)
+        llm.wake_up()
+        for batch in batches:
+            tell(batch, slept=generate(batch, LONG)[1] == before[batch])
 
 
 def steps(seen: list[tuple[float, float]], a_step: int) -> list[float]:
@@ -164,6 +176,7 @@ def start(backend: str, options: argparse.Namespace, work: Path) -> list[dict[st
         "mode": options.mode,
         "model": str(model),
         "ranks": options.ranks,
+        "sleep": options.sleep,
     }
     environment = {**SETTINGS, **os.environ}
     path = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -202,6 +215,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 128])
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--mode", choices=list(MODES), default="graphs")
+    parser.add_argument("--sleep", action="store_true", help="let vLLM sleep and wake up, too")
     parser.add_argument("--deadline", type=float, default=170, help="seconds a backend")
     parser.add_argument("--json", type=Path, help="result file")
     parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()))

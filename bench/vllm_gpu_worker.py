@@ -84,8 +84,8 @@ class Probe:
         ]
         return sorted(found)
 
-    def captures(self, count: int, columns: int) -> dict[str, int]:
-        """Device memory, in bytes, that `count` captures and their replays leave behind."""
+    def captures(self, count: int, columns: int) -> int:
+        """Device memory, in bytes, that `count` captures and their replays leave behind here."""
         import torch
         from vllm.distributed import tensor_model_parallel_all_reduce as all_reduce
         from vllm.distributed.parallel_state import graph_capture
@@ -114,7 +114,7 @@ class Probe:
         before = used()
         for _ in range(count):
             capture()
-        return {"captures": count, "left_bytes": used() - before}
+        return used() - before
 
     def slot(self) -> dict[str, Any]:
         """Who stands in the slot, and what it has counted."""

@@ -6,11 +6,13 @@
     python3 bench/vllm_story_gpu.py --cycles 4 --json $OUT/story.json
     python3 bench/vllm_story_gpu.py --cycles 4 --mode graphs --expandable --json $OUT/graphs.json
     python3 bench/vllm_story_gpu.py --cycles 1 --lost    # the fallback: NCCL, in the same start
+    python3 bench/vllm_story_gpu.py --cycles 1 --first 1 --expect $OUT/story.json
 
 Each cycle goes down another way: by Ctrl-C, then by the SIGKILL of one worker, in turn. A start
 takes 30 to 100 s and has a deadline; no cycle is begun that `--budget` would cut off. Ends with 1
-if any cycle failed, answered otherwise than the first, or had its all-reduces carried by another
-than expected.
+if any cycle failed, answered otherwise than is to be expected, or had its all-reduces carried by
+another. The answer to expect is that of the record in `--expect`, else the first one of this run:
+a run of one cycle alone compares it with nothing.
 """
 
 from __future__ import annotations
@@ -67,10 +69,26 @@ def cycle(number: int, model: Path, environment: dict[str, str], mode: str, log:
     }
 
 
-def sound(found: Any, first: Any, options: argparse.Namespace) -> bool:
-    """Whether a cycle ended well, answered as the first did, and said who carried its all-reduces
-    as is to be expected."""
-    if "failed" in found or found["answer"] != first.get("answer"):
+def expected(file: Path | None) -> str | None:
+    """The answer in an earlier result file; None without one.
+
+    Raises:
+        SystemExit: the file has no answer, or several.
+    """
+    if file is None:
+        return None
+    records = json.loads(file.read_text(encoding="utf-8"))["records"]
+    answers = {record["answer"] for record in records if "answer" in record}
+    if len(answers) != 1:
+        raise SystemExit(f"{file} has {len(answers)} different answers; one is to be expected")
+    answer: str = answers.pop()
+    return answer
+
+
+def sound(found: Any, answer: str | None, options: argparse.Namespace) -> bool:
+    """Whether a cycle ended well, gave this answer, and said who carried its all-reduces as is to
+    be expected."""
+    if "failed" in found or found["answer"] != answer:
         return False
     ours = any("pyallreduce carries" in line for line in found["told"])
     return ours is not (options.stock or options.lost)
@@ -86,11 +104,13 @@ def main() -> int:
     parser.add_argument("--lost", action="store_true", help="rank 1 finds its writes lost")
     parser.add_argument("--budget", type=float, default=560, help="seconds for all")
     parser.add_argument("--longest", type=float, default=140, help="seconds that a cycle may need")
+    parser.add_argument("--expect", type=Path, help="an earlier result file, with the same answer")
     parser.add_argument("--json", type=Path, help="result file")
     parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     from pyallreduce.info import header
 
+    answer = expected(options.expect)
     environment = {**SETTINGS, **os.environ}
     if options.expandable:
         environment["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
@@ -114,7 +134,8 @@ def main() -> int:
                 failure = f"{type(error).__name__}: {error}"
                 found = {"cycle": number, "failed": failure[-3000:]}
             records.append(found)
-            failed = failed or not sound(found, records[0], options)
+            answer = found.get("answer") if answer is None else answer
+            failed = failed or not sound(found, answer, options)
             print(json.dumps(found), flush=True)
             if options.json:
                 content = {"header": header(" ".join(sys.argv)), "records": records}

@@ -296,7 +296,7 @@ VARIABLES: tuple[Variable, ...] = (
         name="PYALLREDUCE_VLLM_EXCLUSIVE",
         values="0 or 1",
         default="0",
-        meaning="read by the vLLM plugin: 1 switches off what carries all-reduces past it",
+        meaning="read by the vLLM plugin: 1 switches off vLLM's other all-reduces, but for NCCL",
         parse=_flag,
     ),
     Variable(

@@ -9,12 +9,12 @@ all ranks.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -175,7 +175,7 @@ class NativePath:
         if not self._settled and self._calls:
             self._steady()
 
-    @contextmanager
+    @contextlib.contextmanager
     def patience(self) -> Iterator[None]:
         """Within, ranks may be far apart: the deadline is `Config.patient_ms`."""
         self._patient += 1
@@ -261,7 +261,8 @@ class NativePath:
 
         The memory that they write to stays until `close()`.
         """
-        self._slabs.stop()
+        with contextlib.suppress(RuntimeError):  # the context is gone: nothing will be replayed
+            self._slabs.stop()
 
     def close(self) -> None:
         """Let go of all shared memory, behind the device's work.

@@ -55,9 +55,11 @@ class SlotAdapter:
         return self.communicator.closed
 
     def should_custom_ar(self, x: torch.Tensor) -> bool:
-        """Whether `x` is taken: by its dtype, layout and device alone, which all ranks share.
+        """Whether `x` is taken: by its dtype, layout, device and size, which all ranks share.
 
-        Never by size: then one row of a batch would be summed in two orders.
+        A size is declined only where the table in force gives it to NCCL: one that `pyallreduce
+        tune` measured, never a shipped one, and none in batch-invariant mode. One row may then be
+        summed in two orders, by the size of the batch around it.
         """
         return self.communicator.accepts(x)
 
@@ -131,15 +133,17 @@ def open_slot(group: Any, device: Any, fallback_group: Any) -> SlotAdapter | Rea
     return communicator.decision.reason
 
 
-def tell(logger: logging.Logger, group: str, opened: SlotAdapter | Reason, other: str) -> None:
-    """One line for a group: who carries its all-reduces (`other` in our stead), and why."""
+def tell(logger: logging.Logger, group: str, opened: SlotAdapter | Reason, *others: str) -> None:
+    """One line for a group: who carries its all-reduces (`others` in our stead), and why."""
     if isinstance(opened, SlotAdapter):
         decision = opened.communicator.decision
         where, table = decision.reason.detail, decision.table[0]
         logger.info("Group '%s': pyallreduce carries the all-reduces (%s); %s", group, where, table)
     else:
         level = logging.INFO if opened.code in _CHOSEN else logging.WARNING
-        logger.log(level, "Group '%s': %s carries the all-reduces. %s", group, other, opened)
+        who = " and ".join(filter(None, [", ".join(others[:-1]), others[-1]]))
+        verb = "carries" if len(others) == 1 else "carry"
+        logger.log(level, "Group '%s': %s %s the all-reduces. %s", group, who, verb, opened)
 
 
 @contextmanager

@@ -23,8 +23,8 @@ class Contract:
     """What must be true of an engine's source.
 
     `first` and `last` are the releases served, as (major, minor), both included. `mentions` maps
-    "file.py:Class.function" (or "file.py:" for the whole file) to names that must occur there: a
-    parameter, a variable, an attribute or an import.
+    "file.py:Class.function" ("file.py:Class" for a class, "file.py:" for the whole file) to names
+    that must occur there: a parameter, a variable, an attribute or an import.
     """
 
     engine: str
@@ -47,6 +47,7 @@ _STEPS: Mapping[str, tuple[str, ...]] = {
     "v1/worker/gpu_worker.py:Worker.compile_or_warm_up_model": (),
     "v1/outputs.py:AsyncModelRunnerOutput.get_output": (),
 }
+_CONFIG = {"config/__init__.py:": ("get_current_vllm_config_or_none",)}
 _PARAMETERS = ("cpu_group", "device", "device_group", "unique_name")
 
 VLLM_CUDA = Contract(
@@ -61,10 +62,13 @@ VLLM_CUDA = Contract(
             "_ENABLE_CUSTOM_ALL_REDUCE",
             "CustomAllreduce",
             "ca_comm",
+            "symm_mem_comm",
             "tcp_store_group",
         ),
         f"{_CUDA}.all_reduce": ("ca_comm", "disabled", "should_custom_ar", "custom_all_reduce"),
         f"{_CUDA}.destroy": ("ca_comm",),
+        "distributed/device_communicators/custom_all_reduce.py:CustomAllreduce": (),
+        **_CONFIG,
         **_STEPS,
     },
 )
@@ -79,6 +83,7 @@ VLLM_CPU = Contract(
         f"{_CPU}.all_reduce": ("dist_module",),
         "distributed/device_communicators/base_device_communicator.py:"
         "DeviceCommunicatorBase.destroy": (),
+        **_CONFIG,
         **_STEPS,
     },
 )
@@ -122,13 +127,13 @@ def problems(contract: Contract, version: str, root: Path) -> list[str]:
     names: dict[str, dict[str, set[str]]] = {}
     missing = []
     for place, wanted in contract.mentions.items():
-        file, _, function = place.partition(":")
+        file, _, inside = place.partition(":")
         if file not in names:
             names[file] = _names(root / file)
-        if function not in names[file]:
-            missing.append(f"{file} has no {function}" if function else f"{file} can't be read")
+        if inside not in names[file]:
+            missing.append(f"{file} has no {inside}" if inside else f"{file} can't be read")
             continue
-        absent = [name for name in wanted if name not in names[file][function]]
+        absent = [name for name in wanted if name not in names[file][inside]]
         if absent:
             missing.append(f"{place} does not mention {', '.join(absent)}")
     return missing
@@ -145,7 +150,8 @@ def _out_of_range(contract: Contract, version: str) -> str:
 
 
 def _names(file: Path) -> dict[str, set[str]]:
-    """Each function of a file, and "" for the whole of it, with the names in it; empty on error."""
+    """Each class and function of a file, and "" for all of it, with the names in it; empty on
+    error."""
     try:
         tree = ast.parse(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, SyntaxError):
@@ -153,6 +159,7 @@ def _names(file: Path) -> dict[str, set[str]]:
     found = {"": _mentioned(tree)}
     for node in tree.body:
         if isinstance(node, ast.ClassDef):
+            found[node.name] = _mentioned(node)
             for item in node.body:
                 if isinstance(item, ast.FunctionDef):
                     found[f"{node.name}.{item.name}"] = _mentioned(item)

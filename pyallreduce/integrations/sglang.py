@@ -5,6 +5,9 @@
 SGLang asks one function which class to build for a group's custom all-reduce, and hooks are its own
 way to change that answer. Ours gives a factory, whose product stands in the slot `ca_comm`; after a
 veto the factory gives None, and SGLang goes on with NCCL.
+
+SGLang takes any other error of a factory for a veto of this one rank, whose peers would then wait
+for it: where no fallback is to be had, the process ends.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pyallreduce.errors import PyallreduceError
 from pyallreduce.integrations.adapter import (
     SlotAdapter,
     check_all,
@@ -65,11 +69,21 @@ def _dispatch(_original: Callable[..., Any], *_args: Any, **_kwargs: Any) -> Cal
 
 
 def _build(group: Any, device: Any) -> SlotAdapter | None:
-    """What SGLang puts into the slot of a group."""
+    """What SGLang puts into the slot of a group.
+
+    Raises:
+        SystemExit: no fallback is to be had: native was demanded, a setting is wrong, or a rank did
+            not come.
+    """
     import torch.distributed as dist
 
-    # The control plane's group carries no tensor that we decline: SGLang asks another backend.
-    opened = open_slot(group, device, fallback_group=group)
+    try:
+        # The control plane's group carries no tensor that we decline: SGLang asks another backend.
+        opened = open_slot(group, device, fallback_group=group)
+    except PyallreduceError as error:
+        message = f"pyallreduce ends this process: {type(error).__name__}: {error}"
+        logger.error("%s", message)
+        raise SystemExit(message) from error
     if dist.get_rank(group) == 0:
         tell(logger, ",".join(map(str, dist.get_process_group_ranks(group))), opened, "NCCL")
     return opened if isinstance(opened, SlotAdapter) else None

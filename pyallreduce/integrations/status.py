@@ -10,6 +10,9 @@ from collections.abc import Mapping
 from importlib.metadata import Distribution, distributions, entry_points
 from pathlib import Path
 
+from packaging.version import Version
+
+from pyallreduce.integrations import vllm_bypass
 from pyallreduce.integrations.contract import SGLANG, VLLM_CPU, VLLM_CUDA, Contract, problems
 
 __all__ = ["lines"]
@@ -25,18 +28,16 @@ def lines(environ: Mapping[str, str] = os.environ) -> list[str]:
 
     Below vLLM's stands what would carry all-reduces past us.
     """
-    here = importlib.util.find_spec("vllm") is not None
-    past = [f"  {line}" for line in _bypasses(environ)] if here else []
+    root = _root("vllm")
+    past = [] if root is None else [f"  {line}" for line in _bypasses(environ, _version(root))]
     return [_engine("vllm", environ), *past, _engine("sglang", environ)]
 
 
 def _engine(package: str, environ: Mapping[str, str]) -> str:
-    spec = importlib.util.find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
+    root = _root(package)
+    if root is None:
         return f"{package}: not installed"
-    root = Path(next(iter(spec.submodule_search_locations)))
-    owner = _distribution(root)
-    version = owner.version if owner is not None else "unknown"
+    owner, version = _distribution(root), _version(root)
     name = f"{owner.name if owner is not None else package} {version}"
     broken = [problems(contract, version, root) for contract in _CONTRACTS[package]]
     why_not = _plugin(package, environ)
@@ -55,9 +56,28 @@ def _plugin(package: str, environ: Mapping[str, str]) -> str:
     if not any(entry.name == _PLUGIN for entry in entry_points(group=_GROUPS[package])):
         return f"no entry point in {_GROUPS[package]}: reinstall pyallreduce"
     allowed = environ.get(_FILTERS[package])
-    if allowed is None or _PLUGIN in (name.strip() for name in allowed.split(",")):
+    if allowed is None or _PLUGIN in _listed(package, allowed):
         return ""
     return f"{_FILTERS[package]}={allowed} leaves {_PLUGIN} out"
+
+
+def _listed(package: str, allowed: str) -> list[str]:
+    """The names in an engine's list of plugins, as that engine reads it."""
+    if package == "vllm":
+        return allowed.split(",")  # a space is a part of the name, and an empty list allows none
+    return [name.strip() for name in allowed.split(",")] if allowed else [_PLUGIN]
+
+
+def _root(package: str) -> Path | None:
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations)))
+
+
+def _version(root: Path) -> str:
+    owner = _distribution(root)
+    return "unknown" if owner is None else owner.version
 
 
 def _distribution(root: Path) -> Distribution | None:
@@ -67,13 +87,16 @@ def _distribution(root: Path) -> Distribution | None:
     return next((beside[name] for name in names if name in beside), None)
 
 
-def _bypasses(environ: Mapping[str, str]) -> list[str]:
-    if importlib.util.find_spec("flashinfer") is None:
+def _bypasses(environ: Mapping[str, str], version: str) -> list[str]:
+    """What comes before the plugin, or before NCCL, as far as the environment tells."""
+    if environ.get(vllm_bypass.EXCLUSIVE) == "1":
+        return [f"{vllm_bypass.EXCLUSIVE}=1: no other backend comes first"]
+    release = Version(version).release if version != "unknown" else ()
+    flashinfer = importlib.util.find_spec("flashinfer") is not None
+    empty = environ.get("PYALLREDUCE_BACKEND") == "nccl"
+    first = vllm_bypass.expected(environ, release, flashinfer=flashinfer, empty=empty)
+    if not first and not empty:
         return ["FlashInfer is not installed: nothing goes past the plugin by default"]
-    if environ.get("PYALLREDUCE_VLLM_EXCLUSIVE") == "1":
-        return ["FlashInfer is installed; PYALLREDUCE_VLLM_EXCLUSIVE=1 keeps all-reduces here"]
-    return [
-        "FlashInfer is installed: on Hopper and Blackwell its all-reduce and the fused all-reduce "
-        "+ RMSNorm pass come first",
-        "PYALLREDUCE_VLLM_EXCLUSIVE=1 switches both off",
-    ]
+    where = f"comes before {'NCCL' if empty else 'the plugin'} where the GPU supports it"
+    hint = f"{vllm_bypass.EXCLUSIVE}=1 ends all of that"
+    return [*(f"{one} {where}" for one in first), hint]

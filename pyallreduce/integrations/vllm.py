@@ -33,8 +33,10 @@ logger = logging.getLogger("vllm.pyallreduce")  # vLLM's logging shows what is b
 _DEVICES = "vllm.distributed.device_communicators"
 _MARK = "_pyallreduce_wrapped"
 _CACHE_KEY = "pyallreduce"
-# Where one of these was found, NCCL's peer-to-peer would hang or lie as ours would have.
+# Where one of these was found, or stated by the user, any other's peer-to-peer would hang or lie as
+# ours would have.
 _BROKEN = {
+    Code.NCCL_P2P_DISABLED,
     Code.P2P_WRITE_LOST,
     Code.P2P_PRIVATE_MIRROR,
     Code.P2P_CORRUPT,
@@ -66,16 +68,20 @@ def _install() -> None:
     vllm = _module("vllm")
     why_not = problems(contract, vllm.__version__, Path(vllm.__file__).parent)
     if why_not:
-        # Once an engine: its other processes are children of the first.
-        first = multiprocessing.parent_process() is None
-        level = logging.WARNING if first else logging.DEBUG
-        logger.log(level, "pyallreduce leaves vLLM as it is: %s", "; ".join(why_not))
+        _leave("; ".join(why_not))
         return
     module, name = place.split(".")
     communicator = getattr(_module(f"{_DEVICES}.{module}"), name)
     if not hasattr(communicator, _MARK):
         wrap(communicator)
         setattr(communicator, _MARK, True)
+
+
+@functools.cache
+def _leave(why: str) -> None:
+    """Say it once a process, and once an engine: its other processes are children of the first."""
+    level = logging.WARNING if multiprocessing.parent_process() is None else logging.DEBUG
+    logger.log(level, "pyallreduce leaves vLLM as it is: %s", why)
 
 
 # ---- the two communicators -----------------------------------------------------------------------
@@ -99,9 +105,9 @@ def _wrap_cuda(cls: Any) -> None:
             return
         exclusive = vllm_bypass.exclusive()
         opened = _open(given)
-        broken = not isinstance(opened, SlotAdapter) and opened.code in _BROKEN
-        if broken:
-            os.environ["NCCL_P2P_DISABLE"] = "1"  # read when NCCL starts, which is next
+        broken = False
+        if isinstance(opened, Reason) and opened.code in _BROKEN:
+            broken, opened = True, _disable_p2p(opened)
         if broken or exclusive:
             vllm_bypass.switch_off(_vllm_config())
         try:
@@ -111,10 +117,16 @@ def _wrap_cuda(cls: Any) -> None:
             if isinstance(opened, SlotAdapter):
                 opened.close()
             raise
-        if self.rank_in_group == 0:
-            other = "NCCL, with NCCL_P2P_DISABLE=1," if broken else "NCCL"
-            tell(logger, name, opened, other)
-            _tell_of_bypasses(name, vllm_bypass.found(self, _vllm_config()))
+        if isinstance(opened, SlotAdapter) and self.ca_comm is not opened:
+            opened.close()
+            if self.rank_in_group == 0:
+                there = "nothing" if self.ca_comm is None else type(self.ca_comm).__name__
+                logger.warning("Group '%s': vLLM goes on with %s in our place", name, there)
+        elif self.rank_in_group == 0:
+            nccl = "NCCL with NCCL_P2P_DISABLE=1" if broken else "NCCL"
+            tell(logger, name, opened, *vllm_bypass.standing(self, _vllm_config()), nccl)
+            if isinstance(opened, SlotAdapter):
+                _tell_of_bypasses(name, vllm_bypass.found(self, _vllm_config()))
 
     cls.__init__ = __init__
     _close_on_destroy(cls)
@@ -214,6 +226,18 @@ def _open(given: dict[str, Any]) -> SlotAdapter | Reason:
     if isinstance(opened, SlotAdapter):
         vllm_steps.guard()
     return opened
+
+
+_first_broken: list[Reason] = []
+
+
+def _disable_p2p(found: Reason) -> Reason:
+    """NCCL, which reads its variable when it starts, starts next. The reason to give: of a later
+    group in this process the variable is ours, and what the first group found still holds."""
+    if not _first_broken:
+        _first_broken.append(found)
+    os.environ["NCCL_P2P_DISABLE"] = "1"
+    return _first_broken[0] if found.code is Code.NCCL_P2P_DISABLED else found
 
 
 @contextmanager

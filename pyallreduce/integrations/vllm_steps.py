@@ -26,6 +26,7 @@ from pyallreduce.integrations import adapter
 __all__ = ["guard"]
 
 _MARK = "_pyallreduce_guarded"
+_ARRIVE = "get_output"
 _WORKER = ("vllm.v1.worker.gpu_worker", "Worker")  # the CPU's worker derives from it
 _RAY = ("vllm.v1.executor.ray_utils", "RayWorkerWrapper")
 _PROCESS = ("vllm.v1.executor.multiproc_executor", "WorkerProc")
@@ -86,11 +87,18 @@ def _checked(result: Any) -> Any:
     """`result`, if it is there and sound; one that is still on its way is checked on arrival."""
     if result is None:
         return None  # the forward pass alone: its tokens come from sample_tokens
-    arrive = getattr(result, "get_output", None)
+    arrive = getattr(result, _ARRIVE, None)
     if arrive is None:
         adapter.check_all()
     elif not hasattr(arrive, _MARK):
-        result.get_output = _mark(_result(arrive))
+        method = getattr(arrive, "__func__", None)
+        owners = (c for c in type(result).__mro__ if method and vars(c).get(_ARRIVE) is method)
+        owner = next(owners, None)
+        if owner is not None:
+            # Not on the object: it would hold itself, and its tensors, until a cyclic collection.
+            _replace(owner, _ARRIVE, _result)
+        else:
+            setattr(result, _ARRIVE, _mark(_result(arrive)))
     return result
 
 

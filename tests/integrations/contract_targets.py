@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import logging
 import os
@@ -26,6 +27,7 @@ from pyallreduce.reasons import Code, Reason
 from pyallreduce.worker import Context
 
 DEVICES = "vllm.distributed.device_communicators"
+VETOES = ("FORCED_NCCL", "STAGE_FAILED", "P2P_WRITE_LOST", "NCCL_P2P_DISABLED")
 
 
 @contextlib.contextmanager
@@ -43,11 +45,12 @@ def lines() -> Iterator[list[str]]:
 
 
 def registered() -> Any:
-    """vLLM's CudaCommunicator after `register()`, as on a CUDA platform."""
+    """vLLM's CudaCommunicator after `register()`, as on a CUDA platform; no GPU may be touched."""
     platform = type(importlib.import_module("vllm.platforms").current_platform)
     with (
         mock.patch.object(platform, "is_cuda", return_value=True),
         mock.patch.object(platform, "is_cpu", return_value=False),
+        mock.patch.object(torch.cuda, "_lazy_init", side_effect=AssertionError("CUDA was started")),
     ):
         plugin.register()
         plugin.register()
@@ -105,13 +108,75 @@ def not_ours() -> dict[str, Any]:
     return {"other": other is None, "off": off is None, "told": told}
 
 
+class Symmetric:
+    """In place of vLLM's symmetric memory, which a CPU has not: takes everything."""
+
+    disabled = False
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.calls = 0
+
+    def should_use_symm_mem(self, _x: torch.Tensor) -> bool:
+        return True
+
+    def all_reduce(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        y = x.clone()
+        dist.all_reduce(y)
+        return y
+
+
+@contextlib.contextmanager
+def symmetric_memory() -> Iterator[None]:
+    """Within, vLLM builds `Symmetric`, in a process that remembers vLLM's variables."""
+    devices = importlib.import_module(f"{DEVICES}.cuda_communicator")
+    symmetric = importlib.import_module(f"{DEVICES}.symm_mem")
+    envs: Any = importlib.import_module("vllm.envs")
+    cuda = mock.Mock(wraps=devices.current_platform)
+    cuda.is_cuda = lambda: True
+    with (
+        mock.patch.object(devices, "current_platform", cuda),
+        mock.patch.object(symmetric, "SymmMemCommunicator", Symmetric),
+        mock.patch.object(envs, "__getattr__", functools.cache(envs.__getattr__)),
+    ):
+        assert envs.VLLM_ALLREDUCE_USE_SYMM_MEM
+        yield
+
+
+def displaced() -> dict[str, Any]:
+    """vLLM's constructor does not put ours into its slot."""
+    cls = registered()
+    opened: list[Any] = []
+    open_slot = plugin.open_slot
+
+    def spy(*args: Any) -> Any:
+        opened.append(open_slot(*args))
+        return opened[-1]
+
+    with (
+        mock.patch.object(plugin, "_in_the_slot", return_value=contextlib.nullcontext()),
+        mock.patch.object(plugin, "open_slot", spy),
+        lines() as told,
+    ):
+        communicator = build(cls)
+    y = communicator.all_reduce(torch.ones(5))
+    return {
+        "closed": [isinstance(slot, SlotAdapter) and slot.disabled for slot in opened],
+        "slot": type(communicator.ca_comm).__name__,
+        "sum": y.tolist(),
+        "told": told,
+    }
+
+
 def vetoed(context: Context, code: Code) -> dict[str, Any]:
-    """One rank finds the native path unfit; NCCL is built next."""
+    """One rank finds the native path unfit; NCCL is built next. Then a second group, as it would be
+    vetoed on GPUs where the first has set NCCL_P2P_DISABLE."""
     seen: list[str | None] = []
     cls = registered()
     nccl = importlib.import_module(f"{DEVICES}.pynccl").PyNcclCommunicator
     state = importlib.import_module("vllm.distributed.parallel_state")
     start = nccl.__init__
+    plugin._first_broken.clear()
 
     def spy(self: Any, *args: Any, **kwargs: Any) -> None:
         seen.append(os.environ.get("NCCL_P2P_DISABLE"))
@@ -122,14 +187,21 @@ def vetoed(context: Context, code: Code) -> dict[str, Any]:
         mock.patch.object(validate, "edges", return_value=found),
         mock.patch.object(nccl, "__init__", spy),
         mock.patch.dict(os.environ),
-        lines() as told,
+        symmetric_memory(),
     ):
-        communicator = build(cls)
+        with lines() as told:
+            communicator = build(cls)
+        second = Reason(Code.NCCL_P2P_DISABLED, "ranks 0 and 1")
+        with mock.patch.object(plugin, "open_slot", return_value=second), lines() as again:
+            build(cls)
     y = communicator.all_reduce(torch.ones(5))
+    symmetric = communicator.symm_mem_comm
     return {
         "told": told,
+        "again": again,
         "slot": communicator.ca_comm,
-        "nccl": seen,
+        "symmetric": None if symmetric is None else symmetric.calls,
+        "nccl": seen[0],
         "sum": y.tolist(),
         "flag": state._ENABLE_CUSTOM_ALL_REDUCE,
     }
@@ -165,5 +237,6 @@ def everything(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
         },
         "slot": in_the_slot(context),
         "not ours": not_ours(),
-        "vetoed": {c: vetoed(context, Code(c)) for c in ("STAGE_FAILED", "P2P_WRITE_LOST")},
+        "displaced": displaced(),
+        "vetoed": {c: vetoed(context, Code(c)) for c in VETOES},
     }

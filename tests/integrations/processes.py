@@ -29,7 +29,7 @@ def register():
 
 
 def tiny_model(folder: Path, **changes: Any) -> Path:
-    """A Llama of two layers with random weights, described by its config alone."""
+    """A Llama of two layers, described by its config alone."""
     folder.mkdir(parents=True, exist_ok=True)
     config = {
         "architectures": ["LlamaForCausalLM"],
@@ -50,6 +50,47 @@ def tiny_model(folder: Path, **changes: Any) -> Path:
     }
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
+
+
+def random_weights(folder: Path) -> None:
+    """Weights for the model in `folder`, which vLLM shares out: each rank has a part of its own.
+
+    Its dummy ones are the same on all ranks: a sum of equal terms does not tell whose they were.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    hidden, inner, words = (
+        config[name] for name in ("hidden_size", "intermediate_size", "vocab_size")
+    )
+    heads = config["num_attention_heads"] * config["head_dim"]
+    groups = config["num_key_value_heads"] * config["head_dim"]
+    shapes: dict[str, tuple[int, ...]] = {
+        "model.embed_tokens.weight": (words, hidden),
+        "model.norm.weight": (hidden,),
+        "lm_head.weight": (words, hidden),
+    }
+    for layer in range(config["num_hidden_layers"]):
+        of_layer = {
+            "self_attn.q_proj": (heads, hidden),
+            "self_attn.k_proj": (groups, hidden),
+            "self_attn.v_proj": (groups, hidden),
+            "self_attn.o_proj": (hidden, heads),
+            "mlp.gate_proj": (inner, hidden),
+            "mlp.up_proj": (inner, hidden),
+            "mlp.down_proj": (hidden, inner),
+            "input_layernorm": (hidden,),
+            "post_attention_layernorm": (hidden,),
+        }
+        shapes |= {f"model.layers.{layer}.{name}.weight": of for name, of in of_layer.items()}
+    random = torch.Generator().manual_seed(0)
+    weights = {
+        name: torch.ones(shape) if len(shape) == 1 else torch.randn(shape, generator=random) * 0.05
+        for name, shape in shapes.items()
+    }
+    halves = {name: weight.to(torch.bfloat16) for name, weight in weights.items()}
+    save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def second_plugin(folder: Path, source: str) -> str:

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import types
+from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
@@ -13,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from pyallreduce import validate
+from pyallreduce.errors import ExchangeTimeout
 from pyallreduce.integrations import sglang as plugin
 from pyallreduce.integrations.adapter import SlotAdapter
 from pyallreduce.reasons import Code, Reason
@@ -83,3 +86,31 @@ def vetoed(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
     with mock.patch.object(validate, "edges", return_value=lost):
         built = around(None)(group=dist.group.WORLD, device=torch.device("cpu"))
     return {"built": built, "unknown": len(registered("0.6.0"))}
+
+
+def outcome(factory: Callable[..., Any]) -> str:
+    """What SGLang makes of a factory's call: it takes every Exception for a veto of this rank."""
+    try:
+        factory(group=dist.group.WORLD, device=torch.device("cpu"))
+    except SystemExit as end:
+        return str(end)
+    except Exception as error:
+        return f"swallowed: {error}"
+    return "built"
+
+
+def refused(context: Context, _options: dict[str, Any]) -> dict[str, str]:
+    """No fallback is to be had, for each of three reasons."""
+    lost = Reason(Code.P2P_WRITE_LOST, "rank 1 to rank 0") if context.rank else Reason(Code.OK)
+    factory = registered("0.5.23")[plugin._DISPATCH][0](None)
+    found = {}
+    with (
+        mock.patch.object(validate, "edges", return_value=lost),
+        mock.patch.dict(os.environ, PYALLREDUCE_BACKEND="native"),
+    ):
+        found["native"] = outcome(factory)
+    with mock.patch.dict(os.environ, PYALLREDUCE_ALGO="three_shot"):
+        found["setting"] = outcome(factory)
+    with mock.patch.object(plugin, "open_slot", side_effect=ExchangeTimeout("rank 1 is away")):
+        found["absent"] = outcome(factory)
+    return found

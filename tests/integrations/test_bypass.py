@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import sys
 from types import SimpleNamespace as Made
 
 import pytest
@@ -19,6 +21,7 @@ def config(**passes: bool) -> Made:
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "vllm.envs", raising=False)
     for name in (*vllm_bypass._VARIABLES, vllm_bypass.EXCLUSIVE, "VLLM_PLUGINS"):
         monkeypatch.setenv(name, "")  # so that what a test changes is put back
         monkeypatch.delenv(name)
@@ -33,11 +36,20 @@ def test_nothing_goes_round_a_plain_vllm() -> None:
 def test_each_way_round_is_named_with_its_setting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VLLM_USE_NCCL_SYMM_MEM", "1")
     communicator = Made(fi_ar_comm=Made(disabled=False), fi_pcie_ipc_ar_comm=Made(disabled=False))
-    told = vllm_bypass.found(communicator, config(fuse_allreduce_rms=True, enable_sp=True))
-    assert len(told) == 5
+    passes = {"fuse_allreduce_rms": True, "fuse_minimax_qk_norm": True, "enable_sp": True}
+    told = vllm_bypass.found(communicator, config(**passes))
+    assert len(told) == 6
     text = " ".join(told)
-    for setting in (*vllm_bypass._VARIABLES, '"fuse_allreduce_rms": false', '"enable_sp": false'):
+    for setting in (*vllm_bypass._VARIABLES[:3], *(f'"{name}": false' for name in passes)):
         assert setting in text
+
+
+def test_what_stands_behind_the_slot_is_named_where_it_is_empty() -> None:
+    symmetric = Made(fi_ar_comm=Made(disabled=False), symm_mem_comm=Made(disabled=False))
+    names = ["FlashInfer's all-reduce", "vLLM's symmetric memory"]
+    assert vllm_bypass.standing(symmetric, None) == names
+    assert len(vllm_bypass.found(symmetric, None)) == 1, "it does not go past ours"
+    assert vllm_bypass.standing(Made(symm_mem_comm=Made(disabled=True)), None) == []
 
 
 def test_a_disabled_backend_is_none() -> None:
@@ -49,10 +61,59 @@ def test_exclusive_switches_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(vllm_bypass.EXCLUSIVE, "1")
     assert vllm_bypass.exclusive()
     monkeypatch.setenv("VLLM_USE_NCCL_SYMM_MEM", "1")
-    given = config(fuse_allreduce_rms=True)
+    given = config(fuse_allreduce_rms=True, fuse_minimax_qk_norm=True)
     vllm_bypass.switch_off(given)
     assert vllm_bypass.found(Made(), given) == []
+    assert all(os.environ[name] == "0" for name in vllm_bypass._VARIABLES)
     vllm_bypass.switch_off(None)
+
+
+@pytest.mark.parametrize(
+    ("environ", "release", "flashinfer", "told"),
+    [
+        ({}, (0, 33, 0), False, []),
+        ({}, (0, 33, 0), True, ["RMSNorm", "FlashInfer's all-reduce ("]),
+        ({}, (0, 28, 1), True, ["RMSNorm"]),
+        ({}, (), True, ["RMSNorm"]),
+        ({"VLLM_ALLREDUCE_USE_FLASHINFER": "0"}, (0, 33, 0), True, ["RMSNorm"]),
+        ({"VLLM_ALLREDUCE_USE_FLASHINFER": "1"}, (0, 26), True, ["RMSNorm", "FlashInfer's"]),
+        ({"VLLM_ALLREDUCE_USE_FLASHINFER": "1"}, (0, 26), False, []),
+        ({"VLLM_USE_NCCL_SYMM_MEM": "1"}, (0, 26), False, ["NCCL's symmetric memory"]),
+        ({"VLLM_ALLREDUCE_USE_SYMM_MEM": "1"}, (0, 26), False, []),
+    ],
+)
+def test_what_an_environment_lets_expect(
+    environ: dict[str, str], release: tuple[int, ...], flashinfer: bool, told: list[str]
+) -> None:
+    found = vllm_bypass.expected(environ, release, flashinfer=flashinfer, empty=False)
+    assert len(found) == len(told)
+    assert all(name in line for name, line in zip(told, found, strict=True))
+
+
+def test_symmetric_memory_is_expected_where_the_slot_is_empty() -> None:
+    def names(environ: dict[str, str]) -> list[str]:
+        return vllm_bypass.expected(environ, (0, 26), flashinfer=False, empty=True)
+
+    assert [line[:23] for line in names({})] == ["vLLM's symmetric memory"]
+    assert names({"VLLM_ALLREDUCE_USE_SYMM_MEM": "0"}) == []
+
+
+@pytest.mark.parametrize(
+    ("engine", "listed", "loads"),
+    [
+        ("vllm", "pyallreduce", True),
+        ("vllm", "other,pyallreduce", True),
+        ("vllm", "other, pyallreduce", False),
+        ("vllm", "", False),
+        ("sglang", "other, pyallreduce", True),
+        ("sglang", "", True),
+        ("sglang", "other", False),
+    ],
+)
+def test_a_list_of_plugins_is_read_as_its_engine_reads_it(
+    engine: str, listed: str, loads: bool
+) -> None:
+    assert ("pyallreduce" in status._listed(engine, listed)) == loads
 
 
 def test_exclusive_is_0_or_1(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,4 +132,8 @@ def test_info_has_a_line_for_each_engine() -> None:
 def test_info_tells_what_vllm_would_do() -> None:
     assert "the plugin loads" in status.lines({})[0]
     assert "VLLM_PLUGINS=x leaves pyallreduce out" in status.lines({"VLLM_PLUGINS": "x"})[0]
-    assert "leaves its slot empty" in status.lines({"PYALLREDUCE_BACKEND": "nccl"})[0]
+    forced = status.lines({"PYALLREDUCE_BACKEND": "nccl"})
+    assert "leaves its slot empty" in forced[0]
+    assert any("vLLM's symmetric memory" in line for line in forced)
+    exclusive = status.lines({"PYALLREDUCE_VLLM_EXCLUSIVE": "1"})
+    assert exclusive[1] == "  PYALLREDUCE_VLLM_EXCLUSIVE=1: no other backend comes first"

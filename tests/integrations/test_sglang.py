@@ -36,3 +36,13 @@ def test_the_slot_from_its_building_to_its_end() -> None:
 def test_a_veto_leaves_the_slot_empty_and_an_unknown_release_alone() -> None:
     for found in run("vetoed"):
         assert found == {"built": None, "unknown": 0}
+
+
+def test_where_no_fallback_is_to_be_had_the_process_ends() -> None:
+    """SGLang takes an Exception for one rank's veto: its peers would wait."""
+    for found in run("refused"):
+        assert all(text.startswith("pyallreduce ends this process: ") for text in found.values())
+        assert "BackendUnavailable: P2P_WRITE_LOST" in found["native"]
+        assert "ConfigError: " in found["setting"]
+        assert "one_shot" in found["setting"], "the choices are missing"
+        assert "ExchangeTimeout: rank 1 is away" in found["absent"]

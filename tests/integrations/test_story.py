@@ -8,8 +8,8 @@ answers again after each; one whose peer-to-peer path drops writes answers too, 
 
 from __future__ import annotations
 
-import contextlib
 import os
+import re
 import threading
 import time
 from pathlib import Path
@@ -21,6 +21,14 @@ from server import FAILED, Server, chat_model, kill, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
 
+# What the survivor's watchdog says, and what ends the request: rank, peer, its process, the call.
+SAID = (
+    r"pyallreduce: rank 0: rank 1 \(process {pid}\) died \(.+?\) after it had launched [0-9]+ calls"
+)
+ENDED = (
+    r"AllReduceAborted: PEER_DIED: .*rank 1 \(process {pid}\) died .*"
+    r"Rank 0 waited in call [0-9]+: [0-9]+ bytes of bfloat16"
+)
 CYCLES = int(os.environ.get("TEST_STORY_CYCLES", "2"))
 ARGUMENTS = ("--enforce-eager",)
 
@@ -65,19 +73,22 @@ def test_a_worker_killed_in_a_request_ends_it_with_a_named_error(
     environment = vllm.environment(tmp_path / "cache")
     with serving(model, environment, tmp_path / "log", ARGUMENTS) as server:
         server.chat()
-        ended: list[float] = []
+        ended: list[tuple[float, Exception | None]] = []
         request = threading.Thread(target=_long_request, args=(server, ended))
         request.start()
         time.sleep(2)  # into the request, which lasts for many times that
         assert not ended, "the request was over too soon"
-        begin = time.monotonic()
-        kill(server.workers()[1])
+        begin, pid = time.monotonic(), server.workers()[1]
+        kill(pid)
         request.join(60)
         assert ended, "the request hangs"
-        assert ended[0] - begin < 30
+        when, error = ended[0]
+        assert when - begin < 30
+        assert error is not None, "the request was answered"
         server.gone()
         text = server.text()
-    assert "PEER_DIED" in text or "died unexpectedly" in text, text[-4000:]
+    for line in (SAID, ENDED):
+        assert re.search(line.format(pid=pid), text), text[-4000:]
 
 
 def test_an_edge_that_drops_writes_is_told_and_the_server_answers(
@@ -98,7 +109,10 @@ def test_an_edge_that_drops_writes_is_told_and_the_server_answers(
     assert answer == (answers or [answer])[0]
 
 
-def _long_request(server: Server, ended: list[float]) -> None:
-    with contextlib.suppress(*FAILED):
+def _long_request(server: Server, ended: list[tuple[float, Exception | None]]) -> None:
+    failure: Exception | None = None
+    try:
         server.chat(tokens=1900, deadline_s=120)
-    ended.append(time.monotonic())
+    except FAILED as error:
+        failure = error
+    ended.append((time.monotonic(), failure))

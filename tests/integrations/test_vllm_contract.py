@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from contract_targets import VETOES
 from engines import release
 
 from pyallreduce.integrations.contract import VLLM_CPU, VLLM_CUDA, problems
@@ -66,24 +67,39 @@ class TestCudaCommunicator:
             assert found["off"]
             assert [line[:4] for line in found["told"]] == (["INFO"] if rank == 0 else [])
 
-    @pytest.mark.parametrize("code", ["P2P_WRITE_LOST", "STAGE_FAILED"])
+    @pytest.mark.parametrize("code", VETOES)
     def test_goes_on_without_us_after_a_veto(self, ranks: list[Any], code: str) -> None:
-        broken = code == "P2P_WRITE_LOST"
+        """With vLLM's symmetric memory behind the slot, but not where peer-to-peer is broken."""
+        broken = code in ("P2P_WRITE_LOST", "NCCL_P2P_DISABLED")
+        level = "INFO" if code == "FORCED_NCCL" else "WARNING"
+        carrier = "NCCL with NCCL_P2P_DISABLE=1 carries"
+        others = "vLLM's symmetric memory and NCCL carry"
         for rank, found in enumerate(r["vetoed"][code] for r in ranks):
             assert found["slot"] is None
-            assert found["nccl"] == (["1"] if broken else [None])
+            assert found["nccl"] == ("1" if broken else None)
+            assert found["symmetric"] == (None if broken else 1)
             assert found["sum"] == [2.0] * 5
             assert found["flag"] is True, "the flag of vLLM was not put back"
-            warnings = [line for line in found["told"] if line.startswith("WARNING")]
-            assert len(warnings) == (1 if rank == 0 else 0), found["told"]
-            for line in warnings:
-                assert code in line
-                assert ("iommu=pt" in line) == broken, "the remedy is missing"
+            assert len(found["told"]) == (1 if rank == 0 else 0), found["told"]
+            for line in found["told"]:
+                who = carrier if broken else others
+                assert line.startswith(f"{level} Group 'tp:0': {who} the all-reduces. {code}: ")
+                assert ("iommu=pt" in line) == (code == "P2P_WRITE_LOST"), "the remedy is missing"
+            if broken:
+                assert found["again"] == found["told"], "a later group gives another reason"
+
+    def test_goes_on_where_another_stands_in_the_slot(self, ranks: list[Any]) -> None:
+        for rank, found in enumerate(r["displaced"] for r in ranks):
+            assert found["closed"] == [True]
+            assert found["slot"] == "CustomAllreduce"
+            assert found["sum"] == [2.0] * 5
+            told = "WARNING Group 'tp:0': vLLM goes on with CustomAllreduce in our place"
+            assert found["told"] == ([told] if rank == 0 else [])
 
     @pytest.mark.parametrize("what", ["0.34.0", "0.19.1", "dev", "contract"])
     def test_of_an_unknown_release_is_untouched(self, ranks: list[Any], what: str) -> None:
         for found in (r["unknown"][what] for r in ranks):
             assert found["untouched"]
-            # Two calls of register(), in a process that is nobody's child to multiprocessing.
-            assert [line.split()[0] for line in found["told"]] == ["WARNING"] * 2
+            # Once for two calls, in a process that is nobody's child to multiprocessing.
+            assert [line.split()[0] for line in found["told"]] == ["WARNING"]
             assert "leaves vLLM as it is" in found["told"][0]

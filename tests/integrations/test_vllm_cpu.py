@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from engines import STOCK, release, run
-from processes import second_plugin, tiny_model
+from processes import random_weights, second_plugin, tiny_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
 
@@ -27,6 +27,11 @@ def register():
 PER_FORWARD = 5  # the embedding, and two in each of two layers
 
 
+def model(folder: Path) -> Path:
+    random_weights(tiny_model(folder))
+    return folder
+
+
 @pytest.mark.parametrize("mode", ["eager", "compiled"])
 @pytest.mark.parametrize("version", ["0.27.1", "0.30.0", "0.32.0"])
 def test_tokens_are_stock_vllms_and_all_come_through_us(
@@ -34,7 +39,7 @@ def test_tokens_are_stock_vllms_and_all_come_through_us(
 ) -> None:
     found = release(version)
     options = {
-        "model": str(tiny_model(tmp_path / "model")),
+        "model": str(model(tmp_path / "model")),
         "eager": mode == "eager",
         "tokens": TOKENS,
     }
@@ -47,6 +52,7 @@ def test_tokens_are_stock_vllms_and_all_come_through_us(
 
     stock, ours = generate("stock", **STOCK), generate("ours")
     assert ours["tokens"] == stock["tokens"]
+    assert len({word for tokens in ours["tokens"] for word in tokens}) > TOKENS // 2, "too alike"
     assert all(rank["stats"] is None for rank in stock["after"])
     before, after = ours["before"], ours["after"]
     calls = [b["stats"]["calls"] - a["stats"]["calls"] for a, b in zip(before, after, strict=True)]
@@ -69,7 +75,7 @@ def test_an_abort_found_behind_a_step_ends_the_engine_by_name(tmp_path: Path) ->
     found = release("0.32.0")
     environment = found.environment(tmp_path / "cache")
     environment["PYTHONPATH"] += os.pathsep + second_plugin(tmp_path / "fault", ABORT)
-    options = {"model": str(tiny_model(tmp_path / "model")), "eager": True, "tokens": TOKENS}
+    options = {"model": str(model(tmp_path / "model")), "eager": True, "tokens": TOKENS}
     log = tmp_path / "log"
     ended = run(found, "vllm_generate.py", options, log, environment, 280)
     assert set(ended) == {"error"}, "tokens of an aborted step were returned"

@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 import types
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -47,12 +49,29 @@ class Later:
         return "tokens"
 
 
+class Derived(Later):
+    """Its `get_output` is that of its base."""
+
+
+class Other(Later):
+    def get_output(self) -> str:
+        return "other tokens"
+
+
 class Worker:
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
 
     def execute_model(self, what: str) -> Any:
-        return {"none": None, "now": "tokens", "later": Later(self.slot)}[what]
+        alone = types.SimpleNamespace(get_output=lambda: "its own tokens")
+        return {
+            "none": None,
+            "now": "tokens",
+            "later": Later(self.slot),
+            "derived": Derived(self.slot),
+            "other": Other(self.slot),
+            "alone": alone,
+        }[what]
 
     def sample_tokens(self, what: str) -> Any:
         return self.execute_model(what)
@@ -91,7 +110,8 @@ def slot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slot]:
         setattr(module, cls.__name__, cls)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.delitem(sys.modules, "vllm.v1.executor.ray_utils", raising=False)
-    before = {cls: dict(vars(cls)) for cls in (Worker, CpuWorker, WorkerProc)}
+    touched = (Worker, CpuWorker, WorkerProc, Later, Derived, Other)
+    before = {cls: dict(vars(cls)) for cls in touched}
     vllm_steps.guard()
     vllm_steps.guard()
     yield found
@@ -111,11 +131,36 @@ def test_a_forward_pass_without_tokens_is_not(slot: Slot) -> None:
     assert (slot.steps, slot.checks) == (1, 0)
 
 
-def test_tokens_on_their_way_are_checked_on_arrival(slot: Slot) -> None:
-    output = Worker(slot).sample_tokens("later")
-    assert slot.checks == 0
-    assert output.get_output() == "tokens"
-    assert slot.checks == 1
+@pytest.mark.parametrize(
+    ("what", "tokens"),
+    [
+        ("later", "tokens"),
+        ("derived", "tokens"),
+        ("other", "other tokens"),
+        ("alone", "its own tokens"),
+    ],
+)
+def test_tokens_on_their_way_are_checked_on_arrival(slot: Slot, what: str, tokens: str) -> None:
+    for _ in range(2):  # the second finds what the first has wrapped
+        slot.checks = 0
+        output = Worker(slot).sample_tokens(what)
+        assert slot.checks == 0
+        assert output.get_output() == tokens
+        assert slot.checks == 1
+
+
+@pytest.mark.parametrize("what", ["later", "derived", "other"])
+def test_a_result_does_not_hold_itself(slot: Slot, what: str) -> None:
+    """Device and pinned tensors of a step must not wait for a cyclic collection."""
+    gc.disable()
+    try:
+        output = Worker(slot).execute_model(what)
+        output.get_output()
+        gone = weakref.ref(output)
+        del output
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize("what", ["now", "later"])

@@ -54,7 +54,6 @@ def main(options: dict[str, Any]) -> None:
 
     llm = LLM(
         model=options["model"],
-        load_format="dummy",
         skip_tokenizer_init=True,
         tensor_parallel_size=2,
         enforce_eager=options["eager"],
