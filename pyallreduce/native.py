@@ -245,8 +245,10 @@ class NativePath:
 
     def _aborted(self) -> bool:
         """Whether any rank ended a call for another reason than a refusal, or has died."""
-        stops = {stop_of(r.state) for r in self._records()} - {Stop.NONE, *_OF_A_REFUSAL}
-        return bool(stops) or bool(self._slabs.ended()[1])
+        states = [record.state for record in self._records()]
+        if any(states) and {stop_of(state) for state in states} - {Stop.NONE, *_OF_A_REFUSAL}:
+            return True
+        return bool(self._slabs.ended()[1])
 
     def capacity(self, algorithm: AlgorithmName) -> int:
         """The largest message, in bytes, that goes through the mailboxes at once; longer ones go in
