@@ -379,7 +379,11 @@ class NativePath:
         if self.limits.target == "host":
             return True
         waiting = threading.Thread(target=self._synchronize, name="pyallreduce-idle", daemon=True)
-        waiting.start()
+        try:
+            waiting.start()
+        except RuntimeError:  # the interpreter ends: no new thread from Python 3.12 on
+            self._synchronize()
+            return True
         waiting.join(seconds)
         return not waiting.is_alive()
 

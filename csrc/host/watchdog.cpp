@@ -22,7 +22,9 @@ namespace {
 constexpr int kLookMilliseconds = 10;
 constexpr int kMoreQuestions = 3;  // to the lock of a process that has ended, a millisecond apart
 constexpr std::chrono::milliseconds kExplanation{50};  // of the 100 in which a death is to be told
-constexpr uint64_t kLifeOffset = 1024;                 // of the life in the page, behind the record
+// The line in the log may wait longer for it: a large process takes its time over its end.
+constexpr std::chrono::milliseconds kPatience{1000};
+constexpr uint64_t kLifeOffset = 1024;  // of the life in the page, behind the record
 static_assert(sizeof(Record) <= kLifeOffset);
 
 // What a page says of its rank's process.
@@ -162,6 +164,8 @@ void Watchdog::run() {
     if (dead_ && how_.empty()) find_out_how();  // no other thread writes either
     say_what_is_unsaid();
   }
+  while (dead_ && how_.empty()) find_out_how();
+  say_what_is_unsaid();
   pthread_mutex_unlock(&life_of(page_).lock);
 }
 
@@ -214,6 +218,8 @@ void Watchdog::bury(const Watched& watched) {
 // Without the lock: the end of the process takes its time.
 void Watchdog::find_out_how() {
   const std::string how = how_it_ended(dead_->peer.pid, dead_->pidfd);
+  const bool wait = std::chrono::steady_clock::now() < told_by_ + kPatience;
+  if (how == kUnknownEnd && wait) return;  // asked again at the next look
   const std::lock_guard<std::mutex> guard(mutex_);
   how_ = how;
   say("rank " + std::to_string(rank_) + ": " + sentence() + ". Its all-reduces end now.");

@@ -42,8 +42,9 @@ class Watchdog {
   // (-1, "") while no peer has died; else the first that did, and a sentence, "rank 1 (...) ...".
   // Waits until how it died is known, or until 50 ms after this watchdog learned of the death.
   std::pair<int, std::string> ended() const;
-  // Lets go of the life lock: this rank leaves in good order. Does nothing the second time, nor in
-  // a forked child, which has no such thread.
+  // Lets go of the life lock: this rank leaves in good order. Within a second of a death it may
+  // first wait for how, which the log is to tell. Does nothing the second time, nor in a forked
+  // child, which has no such thread.
   void close();
 
  private:
