@@ -11,7 +11,7 @@
 
 namespace pyallreduce {
 
-// A rank's slab begins `apart` bytes times its rank into its GPU's memory: of `slab_bytes`, room
+// A rank's slab begins `apart` bytes times its rank into its allocation: of `slab_bytes`, room
 // for the last rank is left. A rank sends to the same place in all its peers' slabs, and ranks that
 // do alike allocate at alike addresses: links are chosen by address, and what goes to all peers at
 // once would crowd on some of them (bench/NOTES.md, entry 31).

@@ -269,8 +269,8 @@ class Communicator:
     def recover(self) -> None:
         """Start anew after an abort; every rank must call it.
 
-        All ranks drain, prove that by a joint verdict, arm their slabs and run the live checks of
-        kernels again. Where that fails on any rank, NCCL takes over on all; `decision` says so, and
+        All ranks drain, prove that by a joint verdict, arm their slabs and run the kernels' live
+        checks again. Where that fails on any rank, NCCL takes over on all; `decision` says so, and
         graphs that were captured before have to be captured anew: their calls give NaN.
 
         Raises:

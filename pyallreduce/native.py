@@ -264,7 +264,7 @@ class NativePath:
         The memory that they write to stays until `close()`.
         """
         with contextlib.suppress(RuntimeError):  # the context is gone: nothing will be replayed
-            self._slabs.stop()
+            self._slabs.stop(Stop.HOST)
 
     def close(self) -> None:
         """Let go of all shared memory, behind the device's work.

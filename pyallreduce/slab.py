@@ -36,7 +36,6 @@ _KEPT: list[object] = []
 RECORD_BYTES = 4096
 _SENTINEL_BYTE = 0xFF
 _CONTROL = struct.Struct("<II")  # stop, generation: csrc/protocol/slab.h
-_STOPPED = 3  # there, Stop::kHost
 _HEADER = struct.Struct(f"<8sIIQ{NONCE_BYTES}s")
 _MAGIC = b"PYARSLAB"
 # In the record page, behind the record: this rank has unmapped its peers' slabs.
@@ -128,12 +127,13 @@ class Slabs:
         regions = [(name, size) for name, _, size, _ in self.layout.regions()]
         return [("in front of it", self._lead(self._rank)), *regions]
 
-    def stop(self) -> None:
-        """Whatever runs in this rank's slab, or is replayed there, ends at once."""
+    def stop(self, why: int) -> None:
+        """Whatever runs in this rank's slab, or is replayed there, ends at once; `why` is one of
+        `failure.Stop`."""
         own, _ = self._mine()
         control = own.read(self.layout.control, _CONTROL.size)
         _, generation = _CONTROL.unpack(control)
-        own.write(self.layout.control, _CONTROL.pack(generation << 8 | _STOPPED, generation))
+        own.write(self.layout.control, _CONTROL.pack(generation << 8 | why, generation))
 
     def set_deadline(self, deadline_ms: int) -> None:
         """Change how long a wait may last: waiting kernels see it too, and captured graphs."""
