@@ -22,7 +22,7 @@ namespace {
 constexpr int kLookMilliseconds = 10;
 constexpr int kMoreQuestions = 3;  // to the lock of a process that has ended, a millisecond apart
 constexpr std::chrono::milliseconds kExplanation{50};  // of the 100 in which a death is to be told
-// The line in the log may wait longer for it: a large process takes its time over its end.
+// A line of its own in the log may come later: a large process takes its time over its end.
 constexpr std::chrono::milliseconds kPatience{1000};
 constexpr uint64_t kLifeOffset = 1024;  // of the life in the page, behind the record
 static_assert(sizeof(Record) <= kLifeOffset);
@@ -164,8 +164,10 @@ void Watchdog::run() {
     if (dead_ && how_.empty()) find_out_how();  // no other thread writes either
     say_what_is_unsaid();
   }
-  while (dead_ && how_.empty()) find_out_how();
-  say_what_is_unsaid();
+  while (dead_ && how_.empty()) {
+    find_out_how();
+    say_what_is_unsaid();
+  }
   pthread_mutex_unlock(&life_of(page_).lock);
 }
 
@@ -215,14 +217,20 @@ void Watchdog::bury(const Watched& watched) {
               " (replays of graphs not counted)";
 }
 
-// Without the lock: the end of the process takes its time.
+// Without the lock: the end of the process takes its time. The first line does not wait for all of
+// it, since what watches over these processes may end this one within a second.
 void Watchdog::find_out_how() {
   const std::string how = how_it_ended(dead_->peer.pid, dead_->pidfd);
-  const bool wait = std::chrono::steady_clock::now() < told_by_ + kPatience;
-  if (how == kUnknownEnd && wait) return;  // asked again at the next look
+  const bool known = how != kUnknownEnd;
   const std::lock_guard<std::mutex> guard(mutex_);
-  how_ = how;
-  say("rank " + std::to_string(rank_) + ": " + sentence() + ". Its all-reduces end now.");
+  if (known || std::chrono::steady_clock::now() >= told_by_ + kPatience) how_ = how;
+  if (!told_) {
+    say("rank " + std::to_string(rank_) + ": " + sentence() + ". Its all-reduces end now.");
+  } else if (known) {
+    say("rank " + std::to_string(rank_) + ": how " + the_dead() + " died is known now: " + how +
+        ".");
+  }
+  told_ = true;
 }
 
 void Watchdog::say(const std::string& text) { unsaid_.push_back("pyallreduce: " + text + "\n"); }
@@ -237,10 +245,13 @@ void Watchdog::say_what_is_unsaid() {
   }
 }
 
-std::string Watchdog::sentence() const {
+std::string Watchdog::the_dead() const {
   return "rank " + std::to_string(dead_->peer.rank) + " (process " +
-         std::to_string(dead_->peer.pid) + ") died (" + (how_.empty() ? kUnknownEnd : how_) + ")" +
-         launched_;
+         std::to_string(dead_->peer.pid) + ")";
+}
+
+std::string Watchdog::sentence() const {
+  return the_dead() + " died (" + (how_.empty() ? kUnknownEnd : how_) + ")" + launched_;
 }
 
 void Watchdog::log_notice() {

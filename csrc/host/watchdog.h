@@ -61,6 +61,7 @@ class Watchdog {
   void find_out_how();
   void say(const std::string& text);
   void say_what_is_unsaid();
+  std::string the_dead() const;
   std::string sentence() const;
   void log_notice();
 
@@ -74,7 +75,8 @@ class Watchdog {
   std::optional<Watched> dead_;
   std::chrono::steady_clock::time_point told_by_;
   std::string launched_;  // " after it had launched ..."
-  std::string how_;       // empty until it is known
+  std::string how_;       // empty until it is known, or given up
+  bool told_ = false;     // a line in the log says that a peer has died
   uint32_t notices_ = 0;
   std::deque<std::string> unsaid_;  // the thread's own
   std::thread thread_;

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import threading
 import time
 from pathlib import Path
@@ -21,6 +22,8 @@ from server import FAILED, Server, chat_model, kill, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
 
+# What the survivor's watchdog says of the wait that the death then ends.
+WAITS = r"pyallreduce: rank 0 has waited [0-9.]+ s for rank 1 in call [0-9]+ "
 # What the survivor's watchdog says, and what ends the request: rank, peer, its process, the call.
 SAID = (
     r"pyallreduce: rank 0: rank 1 \(process {pid}\) died \(.+?\) after it had launched [0-9]+ calls"
@@ -70,15 +73,18 @@ def test_up_answer_down_and_again(
 def test_a_worker_killed_in_a_request_ends_it_with_a_named_error(
     vllm: Release, model: Path, tmp_path: Path
 ) -> None:
-    environment = vllm.environment(tmp_path / "cache")
+    """In a call: where a worker dies between two steps, vLLM alone ends the request."""
+    environment = {**vllm.environment(tmp_path / "cache"), "PYALLREDUCE_NOTICE_MS": "1000"}
     with serving(model, environment, tmp_path / "log", ARGUMENTS) as server:
         server.chat()
+        pid, said = server.workers()[1], len(server.text())
         ended: list[tuple[float, Exception | None]] = []
-        request = threading.Thread(target=_long_request, args=(server, ended))
+        request = threading.Thread(target=_request, args=(server, ended))
+        os.kill(pid, signal.SIGSTOP)  # so that the other waits for it in the request's first call
         request.start()
-        time.sleep(2)  # into the request, which lasts for many times that
-        assert not ended, "the request was over too soon"
-        begin, pid = time.monotonic(), server.workers()[1]
+        _wait_for(WAITS, server, said)
+        assert not ended, "the request ended without the stopped worker"
+        begin = time.monotonic()
         kill(pid)
         request.join(60)
         assert ended, "the request hangs"
@@ -109,10 +115,20 @@ def test_an_edge_that_drops_writes_is_told_and_the_server_answers(
     assert answer == (answers or [answer])[0]
 
 
-def _long_request(server: Server, ended: list[tuple[float, Exception | None]]) -> None:
+def _wait_for(line: str, server: Server, begin: int, seconds: float = 30) -> None:
+    """Until the server's log has the line behind its first `begin` characters."""
+    late = time.monotonic() + seconds
+    while not re.search(line, server.text()[begin:]):
+        assert time.monotonic() < late, (
+            f"not said within {seconds} s: {line}\n{server.text()[begin:]}"
+        )
+        time.sleep(0.05)
+
+
+def _request(server: Server, ended: list[tuple[float, Exception | None]]) -> None:
     failure: Exception | None = None
     try:
-        server.chat(tokens=1900, deadline_s=120)
+        server.chat(deadline_s=120)
     except FAILED as error:
         failure = error
     ended.append((time.monotonic(), failure))

@@ -80,7 +80,7 @@ while watchdog.ended()[0] < 0 and time.monotonic() < deadline:
     time.sleep(0.01)
 os.set_blocking(there, False)
 got = b""
-while b"Its all-reduces end now" not in got and time.monotonic() < deadline:
+while got.count(b"SIGKILL") == 0 and time.monotonic() < deadline:
     time.sleep(0.01)
     try:
         got += os.read(there, 1 << 20)
@@ -91,6 +91,44 @@ os.dup2(stderr, 2)
 print(before[0], watchdog.ended()[0], got.count(b"has waited 5.0 s"), got.count(b"SIGKILL"))
 os.waitpid(child, 0)
 """
+
+
+# A page's rank dies; the process that is said to be its own ends half a second later.
+_LATE = """
+import os, signal, time
+from pyallreduce import _C
+page, own = _C.SharedMemory(4096), _C.SharedMemory(4096)
+born, alive = os.pipe()
+child, process = os.fork(), 0
+if child != 0:
+    process = os.fork()
+if child == 0 or process == 0:
+    if child == 0:
+        watchdog = _C.Watchdog(1, page)
+        os.write(alive, b"x")
+    signal.alarm(60)
+    signal.pause()
+os.read(born, 1)
+_C.arm_record(own.address, 1, 60000, 5000)
+watchdog = _C.Watchdog(0, own)
+watchdog.watch(1, process, page)
+os.kill(child, signal.SIGKILL)
+time.sleep(0.5)
+os.kill(process, signal.SIGKILL)
+watchdog.close()
+print(process)
+"""
+
+
+@pytest.mark.timeout(60)
+def test_a_death_is_logged_at_once_and_how_when_it_is_known() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", _LATE], capture_output=True, text=True, timeout=50, check=False
+    )
+    told, how = ran.stderr.splitlines()
+    rank = f"rank 1 (process {ran.stdout.strip()})"
+    assert told.startswith(f"pyallreduce: rank 0: {rank} died (how is not known) after ")
+    assert how == f"pyallreduce: rank 0: how {rank} died is known now: SIGKILL."
 
 
 @pytest.mark.timeout(60)
