@@ -3,7 +3,7 @@
 """Keep a record of the fault matrix, of deaths and how soon they are told, and of many starts.
 
 python bench/fault_drill.py OUT.json [--gpus N] [--ranks N] [--matrix] [--kills 20] [--starts 1000]
-    [--late 50]
+    [--late 50] [--stalls 3]
 
 Without --gpus the ranks are processes on the CPU. The cases and what is asked of them are those of
 tests/faults; the matrix is of two ranks.
@@ -27,7 +27,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "faults")
 from cases import Case, judge, lethal, survivable
 from harness import Outcomes, run
 
-_KEPT = ("end", "backend", "code", "took", "wrong")
+_KEPT = ("end", "backend", "code", "took", "wrong", "usable_s")
+_STALL_MS = 8_000  # the deadline; a stall is noticed after the usual 5 s
 
 
 def matrix(gpus: int) -> list[dict[str, Any]]:
@@ -44,7 +45,7 @@ def _record(case: Case, outcomes: Outcomes) -> dict[str, Any]:
     return {
         "case": case.name,
         "complaints": judge(case, seen),
-        "ranks": {str(rank): {key: o[key] for key in _KEPT} for rank, o in seen.items()},
+        "ranks": {str(r): {k: o[k] for k in _KEPT if k in o} for r, o in seen.items()},
     }
 
 
@@ -81,6 +82,22 @@ def starts(placement: Placement, count: int) -> dict[str, Any]:
     }
 
 
+def stalls(placement: Placement, count: int) -> dict[str, Any]:
+    """A rank that stays away: seconds until each other rank's log says so, and until it ends."""
+    options, seen = {"timeout_ms": _STALL_MS}, []
+    for _ in range(count):
+        results = launch("life_targets:stall", options, placement, deadline_s=60)
+        seen += results[:-1]
+    return {
+        "stalls": count,
+        "deadline_s": _STALL_MS / 1e3,
+        "noticed_s": [outcome.get("noticed_s") for outcome in seen],
+        "ended_s": [outcome.get("ended_s") for outcome in seen],
+        "line": seen[0]["line"],
+        "error": seen[0]["ended"],
+    }
+
+
 @click.command()
 @click.argument("output", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--gpus", default=0)
@@ -88,6 +105,7 @@ def starts(placement: Placement, count: int) -> dict[str, Any]:
 @click.option("--matrix", "with_matrix", is_flag=True)
 @click.option("--kills", "kill_count", default=0)
 @click.option("--starts", "start_count", default=0)
+@click.option("--stalls", "stall_count", default=0)
 @click.option("--late", default=0.0, help="Seconds by which one rank comes late to a call.")
 def main(
     output: Path,
@@ -96,6 +114,7 @@ def main(
     with_matrix: bool,
     kill_count: int,
     start_count: int,
+    stall_count: int,
     late: float,
 ) -> None:
     placement = Placement(ranks, gpus)
@@ -107,6 +126,9 @@ def main(
     if start_count:
         content["starts"] = starts(placement, start_count)
         click.echo(content["starts"])
+    if stall_count:
+        content["stalls"] = stalls(placement, stall_count)
+        click.echo(content["stalls"])
     if late:
         results = launch("life_targets:late", {"seconds": late}, placement, deadline_s=late + 60)
         content["late"] = {"seconds": late, "ranks": results}

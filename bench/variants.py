@@ -13,7 +13,7 @@ from pathlib import Path
 __all__ = ["ROOT", "Patch", "build"]
 
 ROOT = Path(__file__).resolve().parents[1]
-# (file in csrc/protocol, what stands there, what shall stand there)
+# (file in csrc/protocol, what stands there, what shall stand there); "" there: a file of its own
 Patch = tuple[str, str, str]
 
 
@@ -32,11 +32,11 @@ def build(folder: Path, patches: Sequence[Patch]) -> None:
     shutil.copy(ROOT / "CMakeLists.txt", folder)
     for file, old, new in patches:
         path = folder / "csrc" / "protocol" / file
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8") if old else ""
         if old not in text:
             message = f"{file} has changed: {old!r} is not there"
             raise LookupError(message)
-        path.write_text(text.replace(old, new), encoding="utf-8")
+        path.write_text(text.replace(old, new) if old else new, encoding="utf-8")
     _compile(folder)
     shutil.copy(next((folder / "build").glob("_C*.so")), folder / "pyallreduce")
 

@@ -34,6 +34,7 @@ TYPED = {"AllReduceAborted", "BackendUnavailable", "CallMismatch", "ExchangeTime
 # Over the deadline, or over the moment of a death: two cores carry all ranks and the test.
 SLACK_S = 1.5
 NOTICE_MS = 400
+USABLE_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -133,6 +134,10 @@ def _faults_of(case: Case, rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
         planted = case.fault == "exception" and rank == case.victim and seen["end"] == "Planted"
         if not planted:
             yield "neither a right result nor a typed error"
+    if not case.lethal and not seen.get("usable"):
+        yield "the process should be of use to others afterwards"
+    elif not case.lethal and seen["usable_s"] > USABLE_S:
+        yield "the process was of use to others late"
     yield from _PROMISES[case.fault](case, rank, seen)
 
 

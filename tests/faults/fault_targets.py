@@ -8,14 +8,14 @@ import contextlib
 import faulthandler
 import os
 import signal
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 from unittest import mock
 
 import links
+import stderr
 import torch
 import torch.distributed as dist
 from cases import CALLS, NOTICE_MS, STARTUP
@@ -35,18 +35,32 @@ class Planted(RuntimeError):  # noqa: N818 - an exception of the program, not of
 
 
 def run(context: Context, options: dict[str, Any]) -> None:
-    """Every case in turn; each rank says {"case": name, "outcome": {...}} at its end.
+    """Every case in turn; each rank says {"case": name, "outcome": {...}} at its end, and, unless
+    the case ends the group, {"case": name, "usable": {...}}: whether the process still is.
 
     Ranks that are about to be late show on standard error where they are.
     """
     faulthandler.dump_traceback_later(options["late_s"], file=os.fdopen(os.dup(2), "w"))
+    _usable(context)  # its first all-reduce makes what the others find
     for case in options["cases"]:
-        with _captured_stderr() as log:
+        with stderr.captured() as log:
             outcome = _Case(context, case).run()
         outcome["log"] = log()
         context.say({"case": case["name"], "outcome": outcome})
         if not case["lethal"]:
             dist.barrier()
+            context.say({"case": case["name"], "usable": _usable(context)})
+
+
+def _usable(context: Context) -> dict[str, Any]:
+    """A product and an all-reduce of torch's own group, on this rank's device: right, and when."""
+    device = torch.device("cpu" if context.gpu is None else f"cuda:{context.gpu}")
+    since = time.monotonic()
+    one = torch.eye(256, device=device)
+    ones = torch.ones(1000, device=device)
+    dist.all_reduce(ones)
+    right = torch.equal(one @ one, one) and bool((ones == context.world).all())
+    return {"usable": right, "usable_s": round(time.monotonic() - since, 3)}
 
 
 class _Case:
@@ -239,22 +253,3 @@ class _Case:
         if self.fault.startswith("stop"):
             self.context.say({"stopped": os.getpid(), "for_ever": self.fault == "stop"})
             os.kill(os.getpid(), signal.SIGSTOP)
-
-
-@contextlib.contextmanager
-def _captured_stderr() -> Iterator[Callable[[], str]]:
-    """What this process writes to standard error, the watchdog's lines among it."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    pipe = os.memfd_create("stderr")
-    os.dup2(pipe, 2)
-
-    def read() -> str:
-        size = os.lseek(pipe, 0, os.SEEK_END)
-        return os.pread(pipe, size, 0).decode(errors="replace")
-
-    try:
-        yield read
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)

@@ -65,6 +65,9 @@ class _Listener:
                 self._stopped = 0
             return
         of_case = self.outcomes.setdefault(report["case"], {})
+        if "usable" in report:
+            of_case[rank] |= report["usable"]
+            return
         of_case[rank] = report["outcome"]
         if self._stopped and len(of_case) == self._survivors:
             with contextlib.suppress(ProcessLookupError):

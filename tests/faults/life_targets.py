@@ -5,13 +5,17 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
+import threading
 import time
 from typing import Any
 
+import stderr
 import torch
 
 from pyallreduce import Communicator, Config
+from pyallreduce.errors import AllReduceAborted
 from pyallreduce.worker import Context
 
 _SMALL = {"slab_bytes": 1 << 20, "timeout_ms": 10_000, "exchange_timeout_ms": 30_000}
@@ -69,6 +73,37 @@ def late(context: Context, options: dict[str, Any]) -> dict[str, Any]:
         since = time.perf_counter()
         result = right(comm, 7.0)
         return {"right": result, "waited_s": round(time.perf_counter() - since, 2)}
+
+
+def stall(context: Context, options: dict[str, Any]) -> dict[str, Any]:
+    """The last rank stays away from a call: when that is in the others' log, by the usual notice,
+    and when their exception comes, in seconds from the call."""
+    device = "cpu" if context.gpu is None else f"cuda:{context.gpu}"
+    config = Config(slab_bytes=1 << 20, timeout_ms=options["timeout_ms"])
+    with Communicator(device=device, config=config) as comm, stderr.captured() as log:
+        assert all(right(comm, float(turn)) for turn in range(3))
+        torch.distributed.barrier()
+        if context.rank == context.world - 1:
+            time.sleep(options["timeout_ms"] / 1e3 + 5)
+            return {}
+        since = time.perf_counter()
+        seen: dict[str, Any] = {"line": "", "ended": ""}
+        ended = threading.Event()
+
+        def watch() -> None:
+            while not ended.wait(0.005) and not seen["line"]:
+                if line := re.search(r"pyallreduce: .* has waited .*", log()):
+                    seen.update(line=line[0], noticed_s=round(time.perf_counter() - since, 3))
+
+        watcher = threading.Thread(target=watch)
+        watcher.start()
+        try:
+            right(comm, 7.0)
+        except AllReduceAborted as error:
+            seen.update(ended=str(error), ended_s=round(time.perf_counter() - since, 3))
+        ended.set()
+        watcher.join()
+        return seen
 
 
 def wrap(context: Context, options: dict[str, Any]) -> list[Any]:

@@ -50,6 +50,14 @@ def test_epochs_cross_their_wrap() -> None:
     assert results == [[True] * 12] * 3
 
 
+def test_a_stall_is_named_by_the_usual_notice_and_ends_at_its_deadline() -> None:
+    seen, _ = launch("life_targets:stall", {"timeout_ms": 6_000}, Placement(2, 0), deadline_s=60)
+    assert "rank 0 has waited 5.0 s for rank 1 in call " in seen["line"]
+    assert 5.0 <= seen["noticed_s"] < 5.5
+    assert "rank 0 waited 6.0 s for rank 1 (signature, " in seen["ended"]
+    assert 6.0 <= seen["ended_s"] < 6.5
+
+
 def alive(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").split()[2] != "Z"

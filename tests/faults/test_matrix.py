@@ -72,8 +72,9 @@ def test_the_matrix_has_a_hundred_cases() -> None:
 def test_a_wrong_value_a_silent_rank_and_an_untyped_error_are_found() -> None:
     case = Case("torn", "steady", 0)
     fine = {"end": "right", "text": "", "wrong": 0, "peer": -1, "backend": "native", "code": "OK"}
-    fine = {**fine, "took": 0.0, "log": ""}
+    fine = {**fine, "took": 0.0, "log": "", "usable": True, "usable_s": 0.1}
     assert judge(case, {0: fine, 1: fine}) == []
     assert judge(case, {0: fine}) == ["rank 1 said nothing"]
-    for broken in ({"wrong": 3}, {"end": "ValueError"}, {"backend": "nccl"}):
+    late = {"usable_s": 3.0}
+    for broken in ({"wrong": 3}, {"end": "ValueError"}, {"backend": "nccl"}, {"usable": 0}, late):
         assert len(judge(case, {0: fine, 1: {**fine, **broken}})) >= 1

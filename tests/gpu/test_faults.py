@@ -73,5 +73,13 @@ def test_no_start_is_vetoed_and_validation_is_quick() -> None:
         assert sorted(seen["validation_ms"])[5] < 300
 
 
+def test_a_stall_is_named_by_the_usual_notice_and_ends_at_its_deadline() -> None:
+    seen, _ = targets("life_targets:stall", {"timeout_ms": 6_000})
+    assert "rank 0 has waited 5.0 s for rank 1 in call " in seen["line"]
+    assert 5.0 <= seen["noticed_s"] < 5.5
+    assert "rank 0 waited 6.0 s for rank 1 (signature, " in seen["ended"]
+    assert 6.0 <= seen["ended_s"] < 6.5
+
+
 def test_epochs_cross_their_wrap() -> None:
     assert targets("life_targets:wrap", {"before": 6}) == [[True] * 12] * 2
