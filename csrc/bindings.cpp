@@ -100,7 +100,7 @@ void bind_shared_memory(py::module_& m) {
           "write",
           [](SharedMemory& s, uint64_t offset, const std::string& data) {
             check_range(s, offset, data.size());
-            std::memcpy(s.address() + offset, data.data(), data.size());
+            s.write(offset, data);
           },
           py::arg("offset"), py::arg("data"))
       .def(

@@ -85,6 +85,18 @@ Offer SharedMemory::offer() const {
   return Offer{pid, start_time_of(pid), fd_, inode_of(fd_), bytes_};
 }
 
+void SharedMemory::write(uint64_t offset, const std::string& data) {
+  constexpr size_t size = sizeof(uint32_t);
+  if (offset % size != 0) throw std::invalid_argument("the offset is not a multiple of 4 bytes");
+  size_t done = 0;
+  for (; done + size <= data.size(); done += size) {
+    uint32_t word;
+    std::memcpy(&word, data.data() + done, size);
+    __atomic_store_n(reinterpret_cast<uint32_t*>(address_ + offset + done), word, __ATOMIC_RELAXED);
+  }
+  std::memcpy(address_ + offset + done, data.data() + done, data.size() - done);
+}
+
 void SharedMemory::close() noexcept {
   if (address_ != nullptr) ::munmap(address_, bytes_);
   if (fd_ >= 0) ::close(fd_);

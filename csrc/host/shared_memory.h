@@ -39,6 +39,9 @@ class SharedMemory {
   char* address() const { return address_; }
   uint64_t bytes() const { return bytes_; }
   Offer offer() const;
+  // From a multiple of 4 bytes on. Stores each word once: memcpy may store one again when a peer
+  // has taken it already, and armed its place anew.
+  void write(uint64_t offset, const std::string& data);
   void close() noexcept;
 
  private:

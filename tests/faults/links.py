@@ -5,6 +5,7 @@
 The rank is given the private memory's address in the place of its mapping of the peer's slab, on
 both targets; nothing of the product knows. A thread carries words over, or not, as `mode` says.
 It forgets a word before it delivers it: the protocol writes a word anew only when the peer has it.
+And it delivers a word once, as NVLink does: `SharedMemory.write` sees to that.
 """
 
 from __future__ import annotations
