@@ -41,7 +41,8 @@ def run(context: Context, options: dict[str, Any]) -> None:
     Ranks that are about to be late show on standard error where they are.
     """
     faulthandler.dump_traceback_later(options["late_s"], file=os.fdopen(os.dup(2), "w"))
-    _usable(context)  # its first all-reduce makes what the others find
+    if not any(case["lethal"] for case in options["cases"]):
+        _usable(context)  # its first all-reduce makes what the others find
     for case in options["cases"]:
         with stderr.captured() as log:
             outcome = _Case(context, case).run()

@@ -101,7 +101,8 @@ def stall(context: Context, options: dict[str, Any]) -> dict[str, Any]:
             right(comm, 7.0)
         except AllReduceAborted as error:
             seen.update(ended=str(error), ended_s=round(time.perf_counter() - since, 3))
-        ended.set()
+        finally:
+            ended.set()
         watcher.join()
         return seen
 

@@ -44,9 +44,9 @@ os.waitpid(child, 0)
 """
 
 
-# Standard error is a pipe that is full; the rank's record gets a notice, and its peer dies.
-_FULL = """
-import os, signal, struct, threading, time
+# Rank 1, in a process of its own, and rank 0's watchdog here.
+_PEER = """
+import os, signal, struct, subprocess, time
 from pyallreduce import _C
 page, own = _C.SharedMemory(4096), _C.SharedMemory(4096)
 born, alive = os.pipe()
@@ -54,11 +54,14 @@ child = os.fork()
 if child == 0:
     watchdog = _C.Watchdog(1, page)
     os.write(alive, b"x")
-    signal.alarm(60)
+    signal.alarm(60)  # should nobody end it
     signal.pause()
 os.read(born, 1)
 _C.arm_record(own.address, 1, 60000, 5000)
 watchdog = _C.Watchdog(0, own)
+"""
+# Standard error is a pipe that is full; the rank's record gets a notice, and its peer dies.
+_FULL = f"""{_PEER}
 watchdog.watch(1, child, page)
 there, here = os.pipe()
 os.set_blocking(here, False)
@@ -94,29 +97,14 @@ os.waitpid(child, 0)
 
 
 # A page's rank dies; the process that is said to be its own ends half a second later.
-_LATE = """
-import os, signal, time
-from pyallreduce import _C
-page, own = _C.SharedMemory(4096), _C.SharedMemory(4096)
-born, alive = os.pipe()
-child, process = os.fork(), 0
-if child != 0:
-    process = os.fork()
-if child == 0 or process == 0:
-    if child == 0:
-        watchdog = _C.Watchdog(1, page)
-        os.write(alive, b"x")
-    signal.alarm(60)
-    signal.pause()
-os.read(born, 1)
-_C.arm_record(own.address, 1, 60000, 5000)
-watchdog = _C.Watchdog(0, own)
-watchdog.watch(1, process, page)
+_LATE = f"""{_PEER}
+process = subprocess.Popen(["sleep", "60"])
+watchdog.watch(1, process.pid, page)
 os.kill(child, signal.SIGKILL)
 time.sleep(0.5)
-os.kill(process, signal.SIGKILL)
+process.kill()
 watchdog.close()
-print(process)
+print(process.pid)
 """
 
 
