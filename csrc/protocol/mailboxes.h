@@ -113,18 +113,21 @@ PYALLREDUCE_FN bool collect(Turn& turn, Phase phase, Words (&vectors)[kPeers], M
   return true;
 }
 
-// The sum of all ranks' vectors in rank order.
+// The sum of all ranks' vectors in rank order. The first two may change places, which spares rank 0
+// an order of its own: of two operands a sum does not depend on the order.
 template <typename T, int kWorld>
 PYALLREDUCE_FN Words sum_of(const Words& own, const Words (&others)[kWorld - 1], uint32_t rank) {
-  if constexpr (kWorld == 2) {  // does not depend on the order
+  if constexpr (kWorld == 2) {
     return reduce<T>({own, others[0]});
   } else {
+    const uint32_t place = rank == 0 ? 1 : rank;
     Words by_rank[kWorld];
+    by_rank[0] = others[0];
 #pragma unroll
-    for (uint32_t r = 0; r < kWorld; ++r) {
+    for (uint32_t r = 1; r < kWorld; ++r) {
       const Words& if_below = others[r < kWorld - 1 ? r : r - 1];
-      const Words& if_above = others[r > 0 ? r - 1 : 0];
-      by_rank[r] = r == rank ? own : r < rank ? if_below : if_above;
+      const Words& if_above = others[r > 1 ? r - 1 : r];
+      by_rank[r] = r == place ? own : r < place ? if_below : if_above;
     }
     return reduce<T>(by_rank);
   }

@@ -4,6 +4,8 @@
 // 16 bytes of T: load, store, and the one order of summation (fp32, rank 0 to N-1).
 #pragma once
 
+#include <type_traits>
+
 #include "protocol/numeric.h"
 
 namespace pyallreduce {
@@ -78,16 +80,36 @@ PYALLREDUCE_FN Words load_part(const Words* at, uint32_t count) {
 // +0, so that -0 + -0 is -0. A sum that is NaN is one NaN in each type, and not the sentinel
 // (numeric.h).
 template <typename T, int kWorld>
+PYALLREDUCE_FN uint32_t sum_of_words(const uint32_t (&by_rank)[kWorld]) {
+  if constexpr (std::is_same_v<T, float>) {
+    float sum = bits_float(by_rank[0]);
+#pragma unroll
+    for (int rank = 1; rank < kWorld; ++rank) sum += bits_float(by_rank[rank]);
+    from_float(sum, sum);
+    return float_bits(sum);
+  } else if constexpr (kWorld == 2) {
+    return sum_of_two<T>(by_rank[0], by_rank[1]);
+  } else {
+    Pair sum = pair_of<T>(by_rank[0]);
+#pragma unroll
+    for (int rank = 1; rank < kWorld; ++rank) {
+      const Pair next = pair_of<T>(by_rank[rank]);
+      sum.low += next.low;
+      sum.high += next.high;
+    }
+    return rounded<T>(sum);
+  }
+}
+
+template <typename T, int kWorld>
 PYALLREDUCE_FN Words reduce(const Words (&by_rank)[kWorld]) {
-  Words result{{0, 0, 0, 0}};
+  Words result;
 #pragma unroll
-  for (uint32_t i = 0; i < kElements<T>; ++i) {
-    float sum = to_float(element<T>(by_rank[0], i));
+  for (int i = 0; i < 4; ++i) {
+    uint32_t words[kWorld];
 #pragma unroll
-    for (int rank = 1; rank < kWorld; ++rank) sum += to_float(element<T>(by_rank[rank], i));
-    T rounded;
-    from_float(sum, rounded);
-    put_element(result, i, rounded);
+    for (int rank = 0; rank < kWorld; ++rank) words[rank] = by_rank[rank].w[i];
+    result.w[i] = sum_of_words<T>(words);
   }
   return result;
 }

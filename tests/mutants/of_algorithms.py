@@ -61,16 +61,23 @@ ALGORITHMS = [
     Mutant(
         "a sum starts from +0",
         _P + "pack.h",
-        "float sum = to_float(",
-        "float sum = 0.0f + to_float(",
+        "float sum = bits_float(by_rank[0]);",
+        "float sum = 0.0f + bits_float(by_rank[0]);",
         "values",
         quick=True,
     ),
     Mutant(
+        "the second half of a word is not summed",
+        _P + "pack.h",
+        "      sum.high += next.high;\n",
+        "",
+        "order",
+    ),
+    Mutant(
         "the order of summation is another",
         _P + "pack.h",
-        "sum += to_float(element<T>(by_rank[rank], i));",
-        "sum += to_float(element<T>(by_rank[kWorld - rank], i));",
+        "sum += bits_float(by_rank[rank]);",
+        "sum += bits_float(by_rank[kWorld - rank]);",
         "order",
     ),
     Mutant(
@@ -203,10 +210,10 @@ ALGORITHMS = [
         "apart",
     ),
     Mutant(
-        "a peer's place in the sum is its neighbour's",
+        "rank 0 has no place in a sum",
         _P + "mailboxes.h",
-        "r < rank ? if_below : if_above",
-        "r < rank ? if_above : if_below",
+        "const uint32_t place = rank == 0 ? 1 : rank;",
+        "const uint32_t place = rank;",
         "sequences",
     ),
     Mutant(
