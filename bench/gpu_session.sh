@@ -67,7 +67,7 @@ for step in $steps; do
         -o "$out/compare-${gpu:-gpu}-$gpus.json" ${COMPARE:-} ;;
     # shellcheck disable=SC2086
     sweep) run sweep 300 python3 bench/sweep.py "$out/sweep.json" --timeout 290 ${SWEEP:-} ;;
-    race) run race 250 python3 bench/race.py "bench/races/${RACE:-apart}.json" "$out/race" -b "${RACE_FROM:-1K}" -e "${RACE_TO:-64M}" --samples 15 --shipped ;;
+    race) run race 250 python3 bench/race.py "bench/races/${RACE:-apart}.json" "$out/race" -b "${RACE_FROM:-1K}" -e "${RACE_TO:-64M}" --samples 15 ${RACERS:---shipped} ;;
     types) run types 120 pyallreduce bench -b 1K -e 16M -f 4 -d all -G 25 --backend auto --json "$out/types.json" ;;
     tune) run tune 120 pyallreduce tune --output "$out/tuning.json" ;;
     bench) run bench 300 pyallreduce bench -b 1K -e 256M -f 2 --eager --json "$out/bench.json" ;;

@@ -2,16 +2,19 @@
 # SPDX-License-Identifier: Apache-2.0
 """Race variants of the kernels: each is built from a few patches and swept on the same GPUs.
 
-python bench/race.py VARIANTS.json FOLDER [-b 1K] [-e 16M] [--samples 15] [--seconds 60] [--shipped]
+python bench/race.py VARIANTS.json FOLDER [-b 1K] [-e 16M] [--samples 15] [--seconds 60]
+    [--rounds 1] [--shipped | --local]
 
 VARIANTS.json maps a name to patches of csrc/protocol: {"main": [], "late": [["wait.h", old, new]]}.
 All are built at once, then swept in turn by bench/sweep.py; the best of each size and algorithm is
 printed side by side. --shipped: only the shapes of the shipped table, by `pyallreduce bench`, which
-takes a tenth of the time. FOLDER keeps every result.
+takes a tenth of the time. --local: ranks on one GPU, by tests/gpu/latency.py: what instructions
+cost, without a wire. FOLDER keeps every result.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -35,7 +38,9 @@ Best = dict[tuple[int, str], dict[str, str]]
 @click.option("-e", "--maxbytes", default="16M")
 @click.option("--samples", default=15)
 @click.option("--seconds", default=60.0, help="For the sweep of one variant.")
+@click.option("--rounds", default=1, help="How often all are swept in turn.")
 @click.option("--shipped", is_flag=True, help="No sweep: only the shapes of the shipped table.")
+@click.option("--local", is_flag=True, help="No sweep: ranks on one GPU.")
 def main(
     variants: Path,
     folder: Path,
@@ -43,7 +48,9 @@ def main(
     maxbytes: str,
     samples: int,
     seconds: float,
+    rounds: int,
     shipped: bool,
+    local: bool,
 ) -> None:
     patches: dict[str, Any] = json.loads(variants.read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -52,12 +59,13 @@ def main(
         for _ in pool.map(lambda name: build(trees[name], patches[name]), patches):
             pass
         sizes = ["-b", minbytes, "-e", maxbytes]
-        for name, tree in trees.items():
-            output = str(folder.absolute() / f"{name}.json")
+        for turn, name in itertools.product(range(rounds), trees):
+            output = str(folder.absolute() / f"{name}-{turn}.json")
             sweep = ["bench/sweep.py", output, *sizes, "--samples", str(samples)]
             bench = ["-m", "pyallreduce", "bench", "--json", output, *sizes, *BENCH, str(samples)]
-            command = [sys.executable, *(bench if shipped else sweep)]
-            click.echo(f"{name}: {run(command, tree, seconds)}")
+            here = ["tests/gpu/latency.py", output, *sizes, "--samples", str(samples)]
+            command = [sys.executable, *(here if local else bench if shipped else sweep)]
+            click.echo(f"{name}: {run(command, trees[name], seconds)}")
     for (nbytes, algorithm), by_variant in sorted(best(folder, list(patches)).items()):
         cells = "  ".join(f"{name} {cell}" for name, cell in by_variant.items())
         click.echo(f"{nbytes:>10} {algorithm}  {cells}")
@@ -79,12 +87,12 @@ def best(folder: Path, names: list[str]) -> Best:
     """The fastest right candidate of each size and algorithm, by variant."""
     found: Best = {}
     for name in names:
-        path = folder / f"{name}.json"
-        records = json.loads(path.read_text(encoding="utf-8"))["records"] if path.exists() else []
+        paths = folder.glob(f"{name}-[0-9]*.json")
+        records = [r for p in paths for r in json.loads(p.read_text(encoding="utf-8"))["records"]]
         right = (r for r in records if r.get("right", r.get("verified")))
         for r in sorted(right, key=lambda r: r["us"]):
             shape = f" ({r['blocks']}x{r['lanes']})" if "lanes" in r else ""
-            cell = f"{r['us']:.2f}{shape}"
+            cell = f"{r['us']:.3f}{shape}"
             found.setdefault((r["bytes"], r["algorithm"]), {}).setdefault(name, cell)
     return found
 

@@ -27,7 +27,7 @@ def build(folder: Path, patches: Sequence[Patch]) -> None:
     if list(folder.glob("pyallreduce/_C*.so")):
         return
     shutil.rmtree(folder, ignore_errors=True)
-    for name in ("csrc", "cmake", "pyallreduce", "bench"):
+    for name in ("csrc", "cmake", "pyallreduce", "bench", "tests/gpu"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("*.so"))
     shutil.copy(ROOT / "CMakeLists.txt", folder)
     for file, old, new in patches:

@@ -96,6 +96,23 @@ def test_special_values_and_the_sentinel(make: Make, dtype: torch.dtype, algorit
         assert torch.equal(out.view(bits), outs[0].view(bits))
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_pair_of_halves_sums_as_fp32_rounds(make: Make, dtype: torch.dtype) -> None:
+    """The packed addition of two ranks, on all 2^32 pairs; NaN is one NaN."""
+    group = make(2, slab_bytes=64 << 20)
+    every = torch.arange(1 << 16, dtype=torch.int32, device=DEVICE).to(torch.int16)
+    first = every.repeat(256).view(dtype)
+    out = torch.empty_like(first)
+    wrong = torch.zeros((), dtype=torch.int64, device=DEVICE)
+    for some in every.split(256):
+        second = some.repeat_interleave(1 << 16).view(dtype)
+        group.all_reduce([first, second], [out, torch.empty_like(out)], "one_shot")
+        expected = (first.float() + second.float()).to(dtype)
+        bits = torch.where(expected.isnan(), 0x7FFF, expected.view(torch.int16))
+        wrong += (out.view(torch.int16) != bits).sum()
+    assert int(wrong) == 0
+
+
 def capture(
     group: LocalGroup, calls: list[tuple[list[torch.Tensor], str]]
 ) -> list[torch.cuda.CUDAGraph]:
