@@ -3,13 +3,14 @@
 """Race variants of the kernels: each is built from a few patches and swept on the same GPUs.
 
 python bench/race.py VARIANTS.json FOLDER [-b 1K] [-e 16M] [--samples 15] [--seconds 60]
-    [--rounds 1] [--shipped | --local]
+    [--rounds 1] [--shipped | --local | --alternate]
 
 VARIANTS.json maps a name to patches of csrc/protocol: {"main": [], "late": [["wait.h", old, new]]}.
 All are built at once, then swept in turn by bench/sweep.py; the best of each size and algorithm is
 printed side by side. --shipped: only the shapes of the shipped table, by `pyallreduce bench`, which
 takes a tenth of the time. --local: ranks on one GPU, by tests/gpu/latency.py: what instructions
-cost, without a wire. FOLDER keeps every result.
+cost, without a wire. --alternate: all builds have their ranks on the same GPUs at once and measure
+one-shot in turn, as in bench/safety_cost.py: the smallest differences. FOLDER keeps every result.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -25,7 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import click
+import safety_cost
 from variants import build
+
+from pyallreduce.bench.options import parse_size
+from pyallreduce.info import gpu_count
 
 BENCH = ("--backend", "one_shot", "--backend", "two_shot", "-G")
 Best = dict[tuple[int, str], dict[str, str]]
@@ -41,6 +47,7 @@ Best = dict[tuple[int, str], dict[str, str]]
 @click.option("--rounds", default=1, help="How often all are swept in turn.")
 @click.option("--shipped", is_flag=True, help="No sweep: only the shapes of the shipped table.")
 @click.option("--local", is_flag=True, help="No sweep: ranks on one GPU.")
+@click.option("--alternate", is_flag=True, help="No sweep: one-shot, all builds in turn.")
 def main(
     variants: Path,
     folder: Path,
@@ -51,6 +58,7 @@ def main(
     rounds: int,
     shipped: bool,
     local: bool,
+    alternate: bool,
 ) -> None:
     patches: dict[str, Any] = json.loads(variants.read_text(encoding="utf-8"))
     folder.mkdir(parents=True, exist_ok=True)
@@ -58,6 +66,9 @@ def main(
         trees = {name: Path(place) / name for name in patches}
         for _ in pool.map(lambda name: build(trees[name], patches[name]), patches):
             pass
+        if alternate:
+            alternately(trees, (parse_size(minbytes), parse_size(maxbytes)), samples, folder)
+            return
         sizes = ["-b", minbytes, "-e", maxbytes]
         for turn, name in itertools.product(range(rounds), trees):
             output = str(folder.absolute() / f"{name}-{turn}.json")
@@ -69,6 +80,25 @@ def main(
     for (nbytes, algorithm), by_variant in sorted(best(folder, list(patches)).items()):
         cells = "  ".join(f"{name} {cell}" for name, cell in by_variant.items())
         click.echo(f"{nbytes:>10} {algorithm}  {cells}")
+
+
+def alternately(trees: dict[str, Path], sizes: tuple[int, int], turns: int, folder: Path) -> None:
+    """Medians by size, and how far the mean is from the first build's, with two standard errors."""
+    gpus = gpu_count()
+    first, *others = trees
+    nbytes, most = sizes
+    while nbytes <= most:
+        job = {"ranks": gpus or 2, "gpus": gpus, "bytes": nbytes, "turns": turns}
+        times = safety_cost.alternate(trees, job)
+        (folder / f"{nbytes}.json").write_text(json.dumps(times, indent=1), encoding="utf-8")
+        cells = [f"{nbytes:>10}  {first} {statistics.median(times[first]):.3f}"]
+        for name in others:
+            apart = [a - b for a, b in zip(times[name], times[first], strict=True)]
+            error = 2 * statistics.stdev(apart) / len(apart) ** 0.5
+            median = statistics.median(times[name])
+            cells.append(f"{name} {median:.3f} ({statistics.mean(apart):+.3f} ± {error:.3f})")
+        click.echo("  ".join(cells))
+        nbytes *= 2
 
 
 def run(command: list[str], tree: Path, seconds: float) -> str:
