@@ -173,9 +173,9 @@ class Communicator:
         native = None if torch.compiler.is_dynamo_compiling() else self._native
         if usual and native is not None and (source := self._usual(x, native)):
             result = torch.empty_like(x) if out is None else x
-            native.usual(x, source, result.data_ptr() if out is None else source, tag)
+            target = result.data_ptr() if out is None else source
+            self._bytes += native.usual(x, source, target, tag)
             self._calls += 1
-            self._bytes += x.nbytes
             return result
         if torch.compiler.is_compiling():
             return self._traced(x, out, op)

@@ -135,10 +135,10 @@ class NativePath:
         """
         self._run(self._launch(x, plan), x.data_ptr(), out.data_ptr(), tag)
 
-    def usual(self, x: torch.Tensor, source: int, target: int, tag: int) -> None:
+    def usual(self, x: torch.Tensor, source: int, target: int, tag: int) -> int:
         """As `all_reduce` by default dispatch, of addresses that `arrays.address` has given.
 
-        Launches are remembered by dtype and size.
+        Launches are remembered by dtype and size, in bytes, which is returned.
         """
         by_size = self._launches[x.dtype]
         nbytes = x.nbytes
@@ -146,6 +146,7 @@ class NativePath:
         if launch is None:
             launch = by_size[nbytes] = self._launch(x, self.plan(nbytes))
         self._run(launch, source, target, tag)
+        return nbytes
 
     def _launch(self, x: torch.Tensor, plan: Plan) -> Launch:
         code = arrays.DTYPE_CODES[x.dtype]

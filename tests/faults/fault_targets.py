@@ -40,8 +40,10 @@ def run(context: Context, options: dict[str, Any]) -> None:
 
     Ranks that are about to be late show on standard error where they are.
     """
-    faulthandler.dump_traceback_later(options["late_s"], file=os.fdopen(os.dup(2), "w"))
-    if not any(case["lethal"] for case in options["cases"]):
+    lethal = any(case["lethal"] for case in options["cases"])
+    own_stderr = os.fdopen(os.dup(2), "w")
+    faulthandler.dump_traceback_later(options["late_s"], repeat=lethal, file=own_stderr)
+    if not lethal:
         _usable(context)  # its first all-reduce makes what the others find
     for case in options["cases"]:
         with stderr.captured() as log:
