@@ -65,6 +65,7 @@ for step in $steps; do
       TAIL=110 run compare "${COMPARE_SECONDS:-580}" "${with_peers[@]}" pyallreduce bench --compare \
         --timeout $((${COMPARE_SECONDS:-580} - 20)) ${COMMIT:+--commit "$COMMIT"} \
         -o "$out/compare-${gpu:-gpu}-$gpus.json" ${COMPARE:-} ;;
+    # In $RACERS: how builds are raced, such as RACERS=--alternate.
     # shellcheck disable=SC2086
     sweep) run sweep 300 python3 bench/sweep.py "$out/sweep.json" --timeout 290 ${SWEEP:-} ;;
     race) run race 250 python3 bench/race.py "bench/races/${RACE:-apart}.json" "$out/race" -b "${RACE_FROM:-1K}" -e "${RACE_TO:-64M}" --samples 15 ${RACERS:---shipped} ;;

@@ -30,6 +30,7 @@ import click
 import safety_cost
 from variants import build
 
+from pyallreduce.bench.candidates import sizes_between
 from pyallreduce.bench.options import parse_size
 from pyallreduce.info import gpu_count
 
@@ -77,28 +78,24 @@ def main(
             here = ["tests/gpu/latency.py", output, *sizes, "--samples", str(samples)]
             command = [sys.executable, *(here if local else bench if shipped else sweep)]
             click.echo(f"{name}: {run(command, trees[name], seconds)}")
-    for (nbytes, algorithm), by_variant in sorted(best(folder, list(patches)).items()):
+    for (nbytes, algorithm), by_variant in sorted(best(folder, list(patches), rounds).items()):
         cells = "  ".join(f"{name} {cell}" for name, cell in by_variant.items())
         click.echo(f"{nbytes:>10} {algorithm}  {cells}")
 
 
 def alternately(trees: dict[str, Path], sizes: tuple[int, int], turns: int, folder: Path) -> None:
-    """Medians by size, and how far the mean is from the first build's, with two standard errors."""
+    """Medians by size, and how far each is from the first build, turn by turn (95 %)."""
     gpus = gpu_count()
     first, *others = trees
-    nbytes, most = sizes
-    while nbytes <= most:
+    for nbytes in sizes_between(*sizes):
         job = {"ranks": gpus or 2, "gpus": gpus, "bytes": nbytes, "turns": turns}
         times = safety_cost.alternate(trees, job)
         (folder / f"{nbytes}.json").write_text(json.dumps(times, indent=1), encoding="utf-8")
         cells = [f"{nbytes:>10}  {first} {statistics.median(times[first]):.3f}"]
         for name in others:
-            apart = [a - b for a, b in zip(times[name], times[first], strict=True)]
-            error = 2 * statistics.stdev(apart) / len(apart) ** 0.5
-            median = statistics.median(times[name])
-            cells.append(f"{name} {median:.3f} ({statistics.mean(apart):+.3f} ± {error:.3f})")
+            mean, half = safety_cost.difference(times[name], times[first])
+            cells.append(f"{name} {statistics.median(times[name]):.3f} ({mean:+.3f} ± {half:.3f})")
         click.echo("  ".join(cells))
-        nbytes *= 2
 
 
 def run(command: list[str], tree: Path, seconds: float) -> str:
@@ -113,12 +110,13 @@ def run(command: list[str], tree: Path, seconds: float) -> str:
     return f"exit {result.returncode}"
 
 
-def best(folder: Path, names: list[str]) -> Best:
+def best(folder: Path, names: list[str], rounds: int) -> Best:
     """The fastest right candidate of each size and algorithm, by variant."""
     found: Best = {}
     for name in names:
-        paths = folder.glob(f"{name}-[0-9]*.json")
-        records = [r for p in paths for r in json.loads(p.read_text(encoding="utf-8"))["records"]]
+        paths = [folder / f"{name}-{turn}.json" for turn in range(rounds)]
+        texts = [path.read_text(encoding="utf-8") for path in paths if path.exists()]
+        records = [record for text in texts for record in json.loads(text)["records"]]
         right = (r for r in records if r.get("right", r.get("verified")))
         for r in sorted(right, key=lambda r: r["us"]):
             shape = f" ({r['blocks']}x{r['lanes']})" if "lanes" in r else ""

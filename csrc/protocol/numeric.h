@@ -31,12 +31,6 @@ struct Pair {
 
 #if defined(__CUDACC__)
 
-PYALLREDUCE_FN float to_float(float value) { return value; }
-PYALLREDUCE_FN float to_float(Float16 value) { return __half2float(__ushort_as_half(value.bits)); }
-PYALLREDUCE_FN float to_float(BFloat16 value) {
-  return __bfloat162float(__ushort_as_bfloat16(value.bits));
-}
-
 // The same 32 bits as another type. (Put together by halves they would take two instructions each.)
 template <typename To, typename From>
 PYALLREDUCE_FN To same_bits(const From& from) {
@@ -49,12 +43,6 @@ PYALLREDUCE_FN uint32_t float_bits(float value) { return __float_as_uint(value);
 PYALLREDUCE_FN float bits_float(uint32_t bits) { return __uint_as_float(bits); }
 
 PYALLREDUCE_FN void from_float(float value, float& out) { out = value; }
-PYALLREDUCE_FN void from_float(float value, Float16& out) {
-  out.bits = __half_as_ushort(__float2half_rn(value));
-}
-PYALLREDUCE_FN void from_float(float value, BFloat16& out) {
-  out.bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
-}
 
 template <typename Half>
 PYALLREDUCE_FN Pair pair_of(uint32_t word);
@@ -105,7 +93,6 @@ inline float bits_float(uint32_t bits) {
   return value;
 }
 
-inline float to_float(float value) { return value; }
 inline float to_float(BFloat16 value) { return bits_float(uint32_t{value.bits} << 16); }
 inline float to_float(Float16 value) {
   const uint32_t sign = uint32_t{value.bits & 0x8000u} << 16;

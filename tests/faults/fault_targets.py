@@ -38,7 +38,8 @@ def run(context: Context, options: dict[str, Any]) -> None:
     """Every case in turn; each rank says {"case": name, "outcome": {...}} at its end, and, unless
     the case ends the group, {"case": name, "usable": {...}}: whether the process still is.
 
-    Ranks that are about to be late show on standard error where they are.
+    Ranks that are about to be late show on standard error where they are; those of a lethal case
+    every "late_s" seconds, since none knows when its launcher will end it.
     """
     lethal = any(case["lethal"] for case in options["cases"])
     own_stderr = os.fdopen(os.dup(2), "w")

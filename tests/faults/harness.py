@@ -22,7 +22,7 @@ __all__ = ["Outcomes", "run"]
 Outcomes = dict[str, dict[int, dict[str, Any]]]
 _STOP_S = 3.0
 _DUMP_S = 10.0  # before the deadline
-_LETHAL_DUMP_S = 4.0  # and again: the launcher ends survivors soon after a death
+_LETHAL_DUMP_S = 4.0  # again and again: the launcher ends survivors 5 s after a death
 HERE = str(Path(__file__).parent)
 
 

@@ -4,9 +4,8 @@
 
 python tests/gpu/latency.py OUT.json [-b 1K] [-e 64K] [--samples 12]
 
-Not NVLink: data are there sooner than over a wire, and all ranks share caches and SMs. Two builds
-measured in turn agree with themselves to 0.01 us, which is less than what links differ by
-(`bench/race.py --local`).
+Not NVLink: data are there sooner than over a wire, and all ranks share caches and SMs. For builds
+measured in turn: `bench/race.py --local`.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ from typing import Any
 import click
 import torch
 
+from pyallreduce.bench.candidates import sizes_between
 from pyallreduce.bench.options import parse_size
 from pyallreduce.policy import ONE_SHOT, TWO_SHOT, Plan
 from pyallreduce.reference import rank_order_sum
@@ -97,15 +97,13 @@ def main(output: Path, minbytes: str, maxbytes: str, samples: int) -> None:
     records: list[dict[str, Any]] = []
     for world in (2, 4):
         group = LocalGroup(world, 8 << 20, 128)
-        nbytes = parse_size(minbytes)
-        while nbytes <= parse_size(maxbytes):
+        for nbytes in sizes_between(parse_size(minbytes), parse_size(maxbytes))[::2]:
             for plan in plans(world, nbytes):
                 us = round(measure(group, nbytes, plan, samples), 3)
                 row = {"bytes": nbytes, "algorithm": f"{plan.name} of {world}", "us": us}
                 row |= {"blocks": plan.blocks, "lanes": plan.lanes}
                 records.append({**row, "right": is_right(group, nbytes, plan)})
                 click.echo(records[-1])
-            nbytes *= 4
         group.close()
     output.write_text(json.dumps({"records": records}, indent=1) + "\n", encoding="utf-8")
 
