@@ -20,6 +20,7 @@ import random
 import statistics
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from pyallreduce.info import gpu_count, header
 from pyallreduce.worker import Context
 
 _CALLS, _REPLAYS = 200, 20
+_ANSWER_S = 60.0
 _SEED, _MOST_PAGES, _PAGE = 5, 20, 1 << 20  # pages of 2 MiB, in bfloat16
 # Of one-shot alone: it carries what is measured here.
 PATCHES: list[Patch] = [
@@ -149,12 +151,31 @@ def alternate(builds: dict[str, Path], job: dict[str, Any]) -> dict[str, list[fl
         for turn in range(job["turns"]):
             for name in builds if turn % 2 == 0 else reversed(builds):
                 store.set(f"{name} {turn}", "go")
-                times[name].append(float(store.get(f"{name} {turn} us")))
+                times[name].append(_answer(store, f"{name} {turn} us", processes))
     finally:
         for process in processes:
             process.terminate()
             process.wait(20)
     return times
+
+
+def _answer(store: Any, key: str, processes: Sequence[subprocess.Popen[bytes]]) -> float:
+    """What the build whose turn it is says.
+
+    Raises:
+        ChildProcessError: a build has failed instead; its own output says why.
+        TimeoutError: it said nothing within a minute, start-up included.
+    """
+    deadline = time.monotonic() + _ANSWER_S
+    while not store.check([key]):
+        if any(process.poll() not in (None, 0) for process in processes):
+            message = f"a build failed before {key!r} was answered"
+            raise ChildProcessError(message)
+        if time.monotonic() > deadline:
+            message = f"no answer to {key!r} within {_ANSWER_S} s"
+            raise TimeoutError(message)
+        time.sleep(0.01)
+    return float(store.get(key))
 
 
 if __name__ == "__main__":
