@@ -19,6 +19,12 @@ struct Plan {
   uint32_t lanes;  // of a block, a multiple of 32
 };
 
+// Whether the warps of this call's blocks go alone, with a vector a lane.
+inline bool by_warps(const Plan& plan, const Call& call) {
+  return plan.algorithm == Algorithm::kOneShot && plan.lanes == kWarpLanes &&
+         warps_of(call.tile) <= kMaxWarps;
+}
+
 class Rank {
  public:
   // `slabs`: this process's address of every rank's slab, in rank order. `record`: this rank's, in

@@ -66,4 +66,8 @@ PYALLREDUCE_FN Words signature_of(const Call& call, uint32_t epoch) {
   return Words{{epoch & kEpochMask, call.vectors, call.shape, call.tag}};
 }
 
+PYALLREDUCE_FN bool same(const Words& a, const Words& b) {
+  return ((a.w[0] ^ b.w[0]) | (a.w[1] ^ b.w[1]) | (a.w[2] ^ b.w[2]) | (a.w[3] ^ b.w[3])) == 0;
+}
+
 }  // namespace pyallreduce

@@ -101,9 +101,9 @@ PYALLREDUCE_FN bool collect(Turn& turn, Phase phase, Words (&vectors)[kPeers], M
         from = rank_of(peer, turn.call.rank);
       }
     }
-    return from;
+    return Awaited{from, phase};
   };
-  if (!turn.wait(missing, phase, arrived)) return false;
+  if (!turn.wait(missing, arrived)) return false;
   // Here, where the lanes wait anyway: behind the barrier and the stores of the output it would be
   // part of the call's time.
 #pragma unroll

@@ -51,11 +51,38 @@ class Signatures {
     send(block, turn, lap);
   }
 
+  // Whether a signature that differs is here, in a call of one lap: then this turn has failed, and
+  // `theirs` is that signature. For lanes that wait for data.
+  PYALLREDUCE_FN static bool differs(Turn& turn, Words& theirs) {
+#pragma unroll 1
+    for (uint32_t peer = 0; peer < kWorld; ++peer) {
+      if (!has_peer(turn.call, peer)) continue;
+      const Words* mailbox = turn.call.slab(turn.call.rank).signature(turn.block, peer);
+      const Words seen = ld_relaxed_sys(mailbox + place(turn, 0));
+      if (pending(seen) || is_ours(turn, peer, seen, 0)) continue;
+      theirs = seen;
+      return true;
+    }
+    return false;
+  }
+
   PYALLREDUCE_FN uint64_t bits() const { return to_.bits() | from_.bits(); }
 
  private:
   PYALLREDUCE_FN static uint32_t place(const Turn& turn, uint32_t lap) {
     return turn.slot_of(lap) * kSignatureSlot;
+  }
+
+  // Else this turn has failed.
+  PYALLREDUCE_FN static bool is_ours(Turn& turn, uint32_t peer, const Words& theirs, uint32_t lap) {
+    if (same(theirs, signature_of(turn.call, turn.epoch + lap))) return true;
+    const bool refused = (theirs.w[2] & kRefusedShape) != 0;
+    turn.fail(refused ? Stop::kRefused : Stop::kMismatch, peer, Phase::kSignature, 0);
+    return false;
+  }
+
+  PYALLREDUCE_FN static bool has_peer(const Call& call, uint32_t lane) {
+    return lane < kWorld && lane != call.rank;
   }
 
   PYALLREDUCE_FN void compare(Turn& turn, uint32_t lane, uint32_t lap) const {
@@ -66,21 +93,14 @@ class Signatures {
       theirs = ld_relaxed_sys(mailbox);
       return false;
     };
-    const auto missing = [&] { return pending(theirs) ? lane : turn.call.rank; };
-    if (!turn.wait(missing, Phase::kSignature, arrived)) return;
+    const auto missing = [&] {
+      return Awaited{pending(theirs) ? lane : turn.call.rank, Phase::kSignature};
+    };
+    if (!turn.wait(missing, arrived)) return;
     if (turn.call.laps > 1) theirs = ld_acquire_sys(mailbox);  // the same again
     st_relaxed_sys(mailbox, armed());
-    const Words ours = signature_of(turn.call, turn.epoch + lap);
-    bool same = true;
-    for (int i = 0; i < 4; ++i) same = same && ours.w[i] == theirs.w[i];
-    if (same) return;
-    const bool refused = (theirs.w[2] & kRefusedShape) != 0;
-    turn.fail(refused ? Stop::kRefused : Stop::kMismatch, lane, Phase::kSignature, 0);
+    if (is_ours(turn, lane, theirs, lap)) return;
     turn.report(theirs);  // at once: the data's lanes would wait, and report, a silent peer
-  }
-
-  PYALLREDUCE_FN static bool has_peer(const Call& call, uint32_t lane) {
-    return lane < kWorld && lane != call.rank;
   }
 
   typename Block::template PerLane<Words*> to_;
@@ -88,15 +108,17 @@ class Signatures {
 };
 
 // The start of a block's part of a call: no other call of this rank may be in this block.
+// Where several warps go alone one of them `claims`; the others hear of a stopped generation alone.
 template <typename Block>
-PYALLREDUCE_FN void enter(const Block& block, Turn& turn) {
+PYALLREDUCE_FN void enter(const Block& block, Turn& turn, bool claims = true) {
   block.signer([&](uint32_t lane) {
     if (lane != kOwnerLane) return;
     const uint32_t rank = turn.call.rank;
     if (!turn.ok()) {  // a stopped generation: the host has to learn it from this call too
       turn.fail(turn.stop, rank, Phase::kNone, 0);
-      if (turn.block == 0) ++turn.call.record->drained;  // calls of a rank run one by one
-    } else if (atom_exch_relaxed_gpu(&turn.state->owner, 1) != 0) {
+      // Calls of a rank run one by one.
+      if (turn.block == 0 && claims) ++turn.call.record->drained;
+    } else if (claims && atom_exch_relaxed_gpu(&turn.state->owner, 1) != 0) {
       turn.fail(Stop::kOverlap, rank, Phase::kNone, 0);
       // At once: the other lanes, and the other call, would wait until their deadline. The record
       // follows when the block leaves.

@@ -20,6 +20,12 @@ PYALLREDUCE_FN uint32_t milliseconds(uint64_t nanoseconds) {
   return static_cast<uint32_t>(nanoseconds / kNanosecondsPerMillisecond);
 }
 
+// Whose part a wait is for, and which.
+struct Awaited {
+  uint32_t peer;
+  Phase phase;
+};
+
 // One block's view of one call, as one of its lanes sees it: what every wait needs.
 struct Turn {
   const Call& call;
@@ -99,9 +105,14 @@ struct Turn {
 
   // Polls `arrived` until it says yes (true) or the wait has to end (false, and `stop` says why).
   // `arrived` answers from what it read when it was asked before, and reads again; `missing` says
-  // from what it read last which peer has not arrived: this rank itself, if all have.
+  // from what it read last whose part has not arrived: this rank's own, if all have. `differs`,
+  // asked in each look, fails this turn if a peer is in another call.
   template <typename Missing, typename Arrived>
-  PYALLREDUCE_FN bool wait(Missing missing, Phase during, Arrived arrived) {
+  PYALLREDUCE_FN bool wait(Missing missing, Arrived arrived) {
+    return wait(missing, arrived, [] { return false; });
+  }
+  template <typename Missing, typename Arrived, typename Differs>
+  PYALLREDUCE_FN bool wait(Missing missing, Arrived arrived, Differs differs) {
     if (!ok()) return false;
     uint64_t since = 0;
     bool noticed = false;
@@ -122,15 +133,16 @@ struct Turn {
       bool here = false;
 #pragma unroll 1
       for (int ask = 0; ask < 2 && !here; ++ask) here = arrived();
-      const uint32_t from = missing();
-      if (here || from == call.rank) break;
-      const Stop why = reason_to_stop(host, from, now - since);
+      const Awaited part = missing();
+      if (here || part.peer == call.rank) break;
+      if (differs()) return false;
+      const Stop why = reason_to_stop(host, part.peer, now - since);
       if (why != Stop::kNone) {
-        fail(why, from, during, milliseconds(now - since));
+        fail(why, part.peer, part.phase, milliseconds(now - since));
         return false;
       }
       if (!noticed && now - since > in_nanoseconds(host.notice_ms)) {
-        noticed = notice(from, during, milliseconds(now - since));
+        noticed = notice(part, milliseconds(now - since));
       }
     }
     if (__builtin_expect(noticed, 0)) st_relaxed_sys(&control->noticer, 0);
@@ -153,11 +165,11 @@ struct Turn {
   }
 
   // True for the one wait of this rank that tells the host, until it ends.
-  PYALLREDUCE_FN bool notice(uint32_t from, Phase during, uint32_t so_far_ms) {
+  PYALLREDUCE_FN bool notice(const Awaited& part, uint32_t so_far_ms) {
     if (atom_exch_relaxed_gpu(&control->noticer, 1) != 0) return false;
     Notice& notice = call.record->notice;
-    notice.peer = from;
-    notice.phase = static_cast<uint32_t>(during);
+    notice.peer = part.peer;
+    notice.phase = static_cast<uint32_t>(part.phase);
     notice.waited_ms = so_far_ms;
     notice.ours = signature_of(call, epoch);
     st_release_sys(&notice.serial, notice.serial + 1);

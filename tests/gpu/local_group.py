@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, get_args
 
 import torch
 
 from pyallreduce import _C
 from pyallreduce.arrays import DTYPE_CODES
-from pyallreduce.policy import Limits, Plan, plan_for
+from pyallreduce.policy import ONE_SHOT, Limits, Plan, plan_for, vectors_a_block
 
 DEVICE = torch.device("cuda", 0)
+Way = Literal["by_warps", "one_shot", "two_shot"]  # one_shot: by larger blocks
+WAYS: tuple[Way, ...] = get_args(Way)
 
 
 class LocalGroup:
@@ -51,8 +55,13 @@ class LocalGroup:
             slab.write(self.layout.control, struct.pack("<II", 0, generation))
             _C.arm_record(page.address, generation, self.deadline_ms, self.deadline_ms)
 
-    def plan(self, x: torch.Tensor, algorithm: str) -> Plan:
-        return plan_for(x.numel() * x.element_size(), self.limits, algorithm)  # type: ignore[arg-type]
+    def plan(self, x: torch.Tensor, way: Way) -> Plan:
+        """By warps, if they hold it in one step, else by the other kernel in several."""
+        if way == "by_warps":
+            blocks = -(-max(1, x.nbytes) // (16 * vectors_a_block(ONE_SHOT, 32)))
+            return Plan(ONE_SHOT, min(blocks, self.limits.blocks), 32)
+        plan = plan_for(x.nbytes, self.limits, way)
+        return replace(plan, lanes=max(64, plan.lanes)) if way == "one_shot" else plan
 
     def launch(
         self, rank: int, x: torch.Tensor, out: torch.Tensor, plan: Plan, tag: int = 0
@@ -64,14 +73,14 @@ class LocalGroup:
         return launch(x.data_ptr(), out.data_ptr(), tag, stream)
 
     def all_reduce(
-        self, inputs: Sequence[torch.Tensor], outs: Sequence[torch.Tensor], algorithm: str
+        self, inputs: Sequence[torch.Tensor], outs: Sequence[torch.Tensor], way: Way
     ) -> None:
         """Every rank's call, on its stream; complete when this returns."""
         torch.cuda.synchronize()
         for rank, stream in enumerate(self.streams):
             with torch.cuda.stream(stream):
                 x = inputs[rank]
-                assert self.launch(rank, x, outs[rank], self.plan(x, algorithm)) == 0
+                assert self.launch(rank, x, outs[rank], self.plan(x, way)) == 0
         torch.cuda.synchronize()
         assert [rank.state() for rank in self.ranks] == [0] * self.world
 

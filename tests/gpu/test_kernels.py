@@ -17,11 +17,10 @@ from pyallreduce.policy import plan_for
 from pyallreduce.reference import rank_order_sum
 
 sys.path.insert(0, str(Path(__file__).parent))
-from local_group import DEVICE, LocalGroup, random_inputs
+from local_group import DEVICE, WAYS, LocalGroup, Way, random_inputs
 
 pytestmark = pytest.mark.gpu
 
-ALGORITHMS = ["one_shot", "two_shot"]
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 SIZES = [0, 1, 2, 7, 8, 9, 511, 4099, 65_536, 100_003, 700_001]
 Make = Callable[..., LocalGroup]
@@ -47,21 +46,21 @@ def test_every_size_is_the_rank_order_sum(make: Make, world: int) -> None:
         for turn, elements in enumerate(SIZES):
             inputs = random_inputs(world, elements, dtype, turn)
             expected = rank_order_sum(inputs)
-            for algorithm in ALGORITHMS:
+            for way in WAYS:
                 outs = [torch.full_like(x, 7) for x in inputs]
-                group.all_reduce(inputs, outs, algorithm)
-                assert all(torch.equal(o, expected) for o in outs), (dtype, elements, algorithm)
+                group.all_reduce(inputs, outs, way)
+                assert all(torch.equal(o, expected) for o in outs), (dtype, elements, way)
                 copies = [x.clone() for x in inputs]
-                group.all_reduce(copies, copies, algorithm)
+                group.all_reduce(copies, copies, way)
                 assert all(torch.equal(c, expected) for c in copies), ("in place", dtype, elements)
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_messages_of_many_chunks(make: Make, algorithm: str) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_messages_of_many_chunks(make: Make, way: Way) -> None:
     group = make(3, slab_bytes=2 << 20)
     inputs = random_inputs(3, 3_000_017, torch.bfloat16, 1)
     outs = [torch.empty_like(x) for x in inputs]
-    group.all_reduce(inputs, outs, algorithm)
+    group.all_reduce(inputs, outs, way)
     assert all(torch.equal(o, rank_order_sum(inputs)) for o in outs)
 
 
@@ -80,14 +79,14 @@ def test_messages_of_many_laps(make: Make, world: int) -> None:
         assert all(torch.equal(o, rank_order_sum(inputs)) for o in outs), laps
 
 
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_special_values_and_the_sentinel(make: Make, dtype: torch.dtype, algorithm: str) -> None:
+def test_special_values_and_the_sentinel(make: Make, dtype: torch.dtype, way: Way) -> None:
     words = torch.tensor([-1, 0x7FFF7FFF, -0x80000000, 0, 0x00010001, 0x7F800000, -0x00800000])
     base = words.to(torch.int32).repeat(300).to(DEVICE)
     inputs = [base.roll(r * 3).view(dtype) for r in range(4)]
     outs = [torch.empty_like(x) for x in inputs]
-    make(4).all_reduce(inputs, outs, algorithm)
+    make(4).all_reduce(inputs, outs, way)
     expected = rank_order_sum(inputs)
     bits = {4: torch.int32, 2: torch.int16}[dtype.itemsize]
     for out in outs:
@@ -114,16 +113,16 @@ def test_every_pair_of_halves_sums_as_fp32_rounds(make: Make, dtype: torch.dtype
 
 
 def capture(
-    group: LocalGroup, calls: list[tuple[list[torch.Tensor], str]]
+    group: LocalGroup, calls: list[tuple[list[torch.Tensor], Way]]
 ) -> list[torch.cuda.CUDAGraph]:
     """A graph a rank, of in-place calls on the tensors given."""
     graphs = []
     for rank, stream in enumerate(group.streams):
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, stream=stream):
-            for tensors, algorithm in calls:
+            for tensors, way in calls:
                 x = tensors[rank]
-                group.launch(rank, x, x, group.plan(x, algorithm))
+                group.launch(rank, x, x, group.plan(x, way))
         graphs.append(graph)
     return graphs
 
@@ -134,7 +133,7 @@ def test_ten_thousand_replays_of_interleaved_graphs(make: Make) -> None:
     small = [torch.zeros(500, device=DEVICE) for _ in range(world)]
     large = [torch.zeros(70_001, dtype=torch.bfloat16, device=DEVICE) for _ in range(world)]
     eager = [torch.zeros(3001, device=DEVICE) for _ in range(world)]
-    first = capture(group, [(small, "one_shot"), (large, "two_shot")])
+    first = capture(group, [(small, "by_warps"), (large, "two_shot")])
     second = capture(group, [(large, "one_shot"), (small, "two_shot"), (small, "one_shot")])
     wrong = torch.zeros((), dtype=torch.int64, device=DEVICE)
     for turn in range(10_000):
@@ -160,41 +159,42 @@ def test_ten_thousand_replays_of_interleaved_graphs(make: Make) -> None:
     assert int(wrong) == 0
 
 
-@pytest.mark.parametrize("elements", [4099, 300_001])
-@pytest.mark.parametrize("algorithm", ALGORITHMS)
+@pytest.mark.parametrize("elements", [1500, 300_001])
+@pytest.mark.parametrize("way", WAYS)
 def test_an_absent_peer_ends_at_the_deadline_and_the_context_lives(
-    make: Make, algorithm: str, elements: int
+    make: Make, way: Way, elements: int
 ) -> None:
     group = make(2, deadline_s=0.4)
     x = torch.ones(elements, device=DEVICE)
     out = torch.zeros_like(x)
     begin = time.monotonic()
-    assert group.launch(0, x, out, group.plan(x, algorithm)) == 0
+    assert group.launch(0, x, out, group.plan(x, way)) == 0
     torch.cuda.synchronize()
     assert 0.4 < time.monotonic() - begin < 0.7  # no wait follows another
     assert stop_of(group.ranks[0].state()) is Stop.DEADLINE
     assert group.ranks[0].report().peer == 1
     assert bool(out.isnan().all())
     # Later calls drain at once, here and at the peer; the context is sound.
-    assert group.launch(0, x, out, group.plan(x, algorithm)) != 0
-    assert group.launch(1, x, out, group.plan(x, algorithm)) in (0, group.ranks[1].state())
+    assert group.launch(0, x, out, group.plan(x, way)) != 0
+    assert group.launch(1, x, out, group.plan(x, way)) in (0, group.ranks[1].state())
     torch.cuda.synchronize()
     assert stop_of(group.ranks[1].state()) is Stop.PEER
     a = torch.eye(64, device=DEVICE)
     assert torch.equal(a @ a, a)
     group.arm(2)
     outs = [torch.zeros_like(x) for _ in range(2)]
-    group.all_reduce([x, x], outs, algorithm)
+    group.all_reduce([x, x], outs, way)
     assert all(bool((o == 2).all()) for o in outs)
 
 
-def test_calls_that_differ_are_found_before_any_output(make: Make) -> None:
+@pytest.mark.parametrize("way", ["by_warps", "one_shot"])
+def test_calls_that_differ_are_found_before_any_output(make: Make, way: Way) -> None:
     group = make(2)
     x, y = torch.ones(1000, device=DEVICE), torch.ones(1001, device=DEVICE)
     outs = [torch.zeros_like(x), torch.zeros_like(y)]
     for rank, tensor in enumerate((x, y)):
         with torch.cuda.stream(group.streams[rank]):
-            group.launch(rank, tensor, outs[rank], group.plan(tensor, "one_shot"))
+            group.launch(rank, tensor, outs[rank], group.plan(tensor, way))
     torch.cuda.synchronize()
     stops = {stop_of(rank.state()) for rank in group.ranks}
     assert Stop.MISMATCH in stops
@@ -202,11 +202,27 @@ def test_calls_that_differ_are_found_before_any_output(make: Make) -> None:
     assert not any(bool((o > 0).any()) for o in outs)
 
 
-def test_two_calls_of_one_rank_at_once_are_refused(make: Make) -> None:
+@pytest.mark.parametrize("way", WAYS)
+def test_a_refusal_is_heard(make: Make, way: Way) -> None:
+    group = make(2)
+    x = torch.ones(1000, device=DEVICE)
+    out = torch.zeros_like(x)
+    begin = time.monotonic()
+    with torch.cuda.stream(group.streams[0]):
+        group.launch(0, x, out, group.plan(x, way))
+    group.ranks[1].refuse(9, group.streams[1].cuda_stream)
+    torch.cuda.synchronize()
+    assert time.monotonic() - begin < 1
+    assert stop_of(group.ranks[0].state()) is Stop.REFUSED
+    assert bool(out.isnan().all())
+
+
+@pytest.mark.parametrize("way", ["by_warps", "one_shot"])
+def test_two_calls_of_one_rank_at_once_are_refused(make: Make, way: Way) -> None:
     group = make(2, deadline_s=2.0)
     x = torch.ones(1000, device=DEVICE)
     for stream in (torch.cuda.Stream(DEVICE), torch.cuda.Stream(DEVICE)):
         with torch.cuda.stream(stream):
-            group.launch(0, x, torch.empty_like(x), group.plan(x, "one_shot"))
+            group.launch(0, x, torch.empty_like(x), group.plan(x, way))
     torch.cuda.synchronize()
     assert stop_of(group.ranks[0].state()) is Stop.OVERLAP

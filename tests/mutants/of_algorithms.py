@@ -4,8 +4,8 @@
 
 Left out, because nobody could tell: on the host a block is one thread, which checks the signatures
 before it sums, so that what only keeps its lanes together (`block.all`, `join`, the poison of an
-output whose sum arrived) changes nothing there; two-shot's vectors behind the end are neither read
-nor stored.
+output whose sum arrived) changes nothing there. Two-shot's vectors behind the end are neither read
+nor stored. A signature that every warp of a block sends is the same one, and sent before the data.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ ALGORITHMS = [
         "a tail is stored one element too far",
         _P + "pack.h",
         "for (uint32_t i = 0; i < count; ++i) {",
-        "for (uint32_t i = 0; i <= count; ++i) {",
+        "for (uint32_t i = 0; i < count + (count > 0 ? 1 : 0); ++i) {",
         "sequences",
     ),
     Mutant(
@@ -123,6 +123,120 @@ ALGORITHMS = [
         "share.has(step, block.lanes); ++step",
         "share.has(step + 1, block.lanes); ++step",
         "sequences",
+    ),
+    Mutant(
+        "the last word of a warp's vector is not looked at",
+        _P + "pack.h",
+        "max_of(max_of(v.w[0], v.w[1]), max_of(v.w[2], v.w[3]))",
+        "max_of(max_of(v.w[0], v.w[1]), v.w[2])",
+        "sequences",
+    ),
+    Mutant(
+        "the first word of a warp's vector is not looked at",
+        _P + "pack.h",
+        "max_of(max_of(v.w[0], v.w[1]), max_of(v.w[2], v.w[3]))",
+        "max_of(v.w[1], max_of(v.w[2], v.w[3]))",
+        "sequences",
+    ),
+    Mutant(
+        "a warp publishes after an abort",
+        _P + "one_shot_by_warps.h",
+        "if (l.sends && turn_.ok()) st_relaxed_sys",
+        "if (l.sends) st_relaxed_sys",
+        "drained",
+        quick=True,
+    ),
+    Mutant(
+        "a warp does not re-arm",
+        _P + "one_shot_by_warps.h",
+        "if (l.elements > 0) st_relaxed_sys(l.from[i], armed());",
+        "",
+        "sequences",
+    ),
+    Mutant(
+        "the last warp does not re-arm signatures",
+        _P + "one_shot_by_warps.h",
+        "if (turn_.ok()) st_relaxed_sys(l.from[i], armed());",
+        "",
+        "sequences",
+    ),
+    Mutant(
+        "every warp claims the block",
+        _P + "one_shot_by_warps.h",
+        "enter(warp_, turn_, warp_.place == 0);",
+        "enter(warp_, turn_, true);",
+        "sequences",
+    ),
+    Mutant(
+        "the first warp lets the next call in (host)",
+        "csrc/host/block.h",
+        "return place == warps - 1;",
+        "return place == 0;",
+        "sequences",
+    ),
+    Mutant(
+        "a warp pushes payloads as they are",
+        _P + "one_shot_by_warps.h",
+        "    l.mine = canonical(l.mine);\n",
+        "",
+        "values",
+    ),
+    Mutant(
+        "a warp uses one slot",
+        _P + "one_shot_by_warps.h",
+        "l.slot = !has_vector ? kSignatureSlot : ",
+        "l.slot = 0 * ",
+        "sequences",
+    ),
+    Mutant(
+        "a warp does not compare signatures",
+        _P + "one_shot_by_warps.h",
+        "|| same(l.others[i], l.mine);",
+        "|| true;",
+        "mismatch",
+        quick=True,
+    ),
+    Mutant(
+        "a warp's looks do not ask for signatures",
+        _P + "one_shot_by_warps.h",
+        "[&] { return differs(); }",
+        "[] { return false; }",
+        "mismatch_beside_silence",
+    ),
+    Mutant(
+        "a later warp does not say that it drained",
+        _P + "signature.h",
+        "if (lane != kOwnerLane) return;",
+        "if (lane != kOwnerLane || !claims) return;",
+        "stopped_between_warps",
+    ),
+    Mutant(
+        "a warp that failed leaves its output",
+        _P + "one_shot_by_warps.h",
+        "{ store_part<T>(l.out, l.elements, poison()); }",
+        "{}",
+        "mismatch",
+    ),
+    Mutant(
+        "a warp stores a whole vector at the end",
+        _P + "one_shot_by_warps.h",
+        "if (__builtin_expect(l.elements == kElements<T>, 1)) {",
+        "if (l.elements > 0) {",
+        "sequences",
+    ),
+    Mutant(
+        "a warp's waits are all for data",
+        _P + "one_shot_by_warps.h",
+        "l.elements == 0 ? Phase::kSignature : Phase::kShards",
+        "Phase::kShards",
+        "deadline",
+    ),
+    Mutant(
+        "the last warp is left out",
+        _P + "target.h",
+        "(vectors + kDataLanes - 1) / kDataLanes",
+        "vectors / kDataLanes",
+        "about_warps",
     ),
     Mutant(
         "two-shot publishes after an abort",
@@ -215,6 +329,13 @@ ALGORITHMS = [
         "const uint32_t place = rank == 0 ? 1 : rank;",
         "const uint32_t place = rank;",
         "sequences",
+    ),
+    Mutant(
+        "a rank takes its neighbour's place in a sum",
+        _P + "mailboxes.h",
+        " : r < place ? if_below : if_above;",
+        " : r < place ? (place == 3 ? others[3 - r] : if_below) : if_above;",
+        "order",
     ),
     Mutant(
         "chunks are written over each other",

@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("csrc/layout.cpp", "csrc/portion.cpp", "csrc/rank.cpp", "csrc/host/host_rank.cpp")
 # tests/native/scenarios/ says what each of them is.
 SCENARIOS = (
+    "about_warps",
     "absent",
     "another_is_absent",
     "apart",
@@ -27,6 +28,7 @@ SCENARIOS = (
     "host_stop",
     "laps",
     "mismatch",
+    "mismatch_beside_silence",
     "no_result_of_half_a_sum",
     "notice",
     "one_ahead",
@@ -42,6 +44,7 @@ SCENARIOS = (
     "silent_from_the_second_lap",
     "smoke",
     "stale_stop",
+    "stopped_between_warps",
     "told_by_a_peer",
     "values",
     "wrap",
@@ -79,7 +82,7 @@ def build(to: Path, program: str, flags: Sequence[str] = (), root: Path = ROOT) 
 
 
 def build_scenarios(to: Path, flags: Sequence[str] = (), root: Path = ROOT) -> Path:
-    """The scenarios, for two and three ranks, over weak memory."""
+    """The scenarios, for two to four ranks, over weak memory."""
     native = ROOT / "tests/native"
     weak = (f"-I{native / 'small'}", "-include", str(native / "weak_memory.h"))
     return build(to, "scenarios", (*weak, *flags), root)

@@ -25,7 +25,8 @@ uint64_t run(Group& group, uint32_t rank, uint32_t calls) {
   for (uint32_t call = 0; call < calls; ++call) {
     const uint32_t sizes[] = {0, 1, 5, 64, 1000, 4099, 100003};
     const uint32_t elements = sizes[call % 7];
-    const Plan plan{call / 7 % 2 ? Algorithm::kTwoShot : Algorithm::kOneShot, 1 + call % 5, 64};
+    const Plan plan{call / 7 % 2 ? Algorithm::kTwoShot : Algorithm::kOneShot, 1 + call % 5,
+                    32 * (1 + call % 2)};
     test::Message<float> x(elements);
     for (uint32_t i = 0; i < elements; ++i) x[i] = value(rank, call, i);
     const uint64_t at = x.address();

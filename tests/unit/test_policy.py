@@ -78,7 +78,8 @@ def test_no_block_is_launched_for_nothing(of: Limits, pair: list[int]) -> None:
         ]  # type: ignore[arg-type]
         vectors = max(1, -(-small // 16))
         assert plans[0].blocks <= vectors
-        assert of.target == "cuda" or plans[0].blocks <= plans[1].blocks
+        if of.target == "host" and plans[0].lanes == plans[1].lanes:  # by the same kernel
+            assert plans[0].blocks <= plans[1].blocks
 
 
 @given(st.lists(st.none() | tables, min_size=2, max_size=8), sizes, st.integers(1, 128))

@@ -12,9 +12,9 @@ namespace pyallreduce::test {
 
 // The least that works: what every mutant must still do.
 void smoke() {
-  for (const Algorithm algorithm : kBoth) {
+  for (const Way& way : kWays) {
     Group group(2);
-    EXPECT(every_rank_calls(group, 64, Plan{algorithm, 1, 32}));
+    EXPECT(every_rank_calls(group, 64, way.in(1)));
   }
 }
 
@@ -26,7 +26,8 @@ void sequences() {
     std::vector<int> wrong(world);
     group.run([&](uint32_t r) {
       for (uint32_t turn = 0; turn < 66; ++turn) {
-        const Plan plan{kBoth[turn % 7 < 4], 1 + turn % 5, 32 * (1 + turn % 2)};
+        const Algorithm algorithm = turn % 7 < 4 ? Algorithm::kTwoShot : Algorithm::kOneShot;
+        const Plan plan{algorithm, 1 + turn % 5, 32 * (1 + turn % 2)};
         if (wrong[r] == 0) wrong[r] = call(group, r, sizes[turn % 11], plan, turn);
       }
     });
@@ -35,9 +36,23 @@ void sequences() {
   }
 }
 
+// As many vectors a block as one warp, two or four carry beside the signature, or about as many.
+void about_warps() {
+  for (uint32_t world = 2; world <= 3; ++world) {
+    Group group(world);
+    for (const uint32_t warps : {1u, 2u, kMaxWarps}) {
+      for (uint32_t a_block = warps * kDataLanes - 1; a_block <= warps * kDataLanes + 1;
+           ++a_block) {
+        EXPECT(every_rank_calls(group, 3 * 4 * a_block - 1, kByWarps.in(3)));
+      }
+    }
+    EXPECT(group.all_armed());
+  }
+}
+
 // A message of several launches.
 void chunks() {
-  for (const Algorithm algorithm : kBoth) {
+  for (const Algorithm algorithm : {Algorithm::kOneShot, Algorithm::kTwoShot}) {
     Group group(2);
     const uint64_t capacity = algorithm == Algorithm::kOneShot ? one_shot_capacity(group.layout, 2)
                                                                : two_shot_capacity(group.layout, 2);
@@ -77,13 +92,13 @@ void laps() {
 
 // One rank is always late, so that the other runs a call ahead.
 void one_ahead() {
-  for (const Algorithm algorithm : kBoth) {
+  for (const Way& way : kWays) {
     Group group(2);
     std::vector<int> wrong(2);
     group.run([&](uint32_t r) {
       for (uint32_t turn = 0; turn < 12; ++turn) {
         if (r == turn / 6) sleep_ms(2);
-        wrong[r] |= call(group, r, turn % 3 == 2 ? 0 : 500, Plan{algorithm, 3, 32}, turn);
+        wrong[r] |= call(group, r, turn % 3 == 2 ? 0 : 300, way.in(3), turn);
       }
     });
     EXPECT(wrong[0] == 0 && wrong[1] == 0);
@@ -97,10 +112,10 @@ void wrap() {
     for (uint32_t r = 0; r < 2; ++r) {
       for (uint32_t b = 0; b < kMaxBlocks; ++b) group.slab(r).state(b)->epoch = start;
     }
-    for (uint32_t turn = 0; turn < 5; ++turn) {
-      EXPECT(every_rank_calls(group, 300, Plan{kBoth[turn % 2], 2, 32}));
+    for (uint32_t turn = 0; turn < 6; ++turn) {
+      EXPECT(every_rank_calls(group, 200, kWays[turn % 3].in(2)));
     }
-    EXPECT(group.slab(0).state(0)->epoch == start + 5);
+    EXPECT(group.slab(0).state(0)->epoch == start + 6);
   }
 }
 

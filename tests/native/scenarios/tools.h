@@ -13,7 +13,19 @@
 
 namespace pyallreduce::test {
 
-constexpr Algorithm kBoth[] = {Algorithm::kOneShot, Algorithm::kTwoShot};
+// How a call is carried.
+struct Way {
+  Algorithm algorithm;
+  uint32_t lanes;
+
+  Plan in(uint32_t blocks) const { return Plan{algorithm, blocks, lanes}; }
+};
+
+constexpr Way kByWarps{Algorithm::kOneShot, 32};  // with at most 124 vectors a block
+constexpr Way kOneShot{Algorithm::kOneShot, 64};
+constexpr Way kTwoShot{Algorithm::kTwoShot, 32};
+constexpr Way kOneShots[] = {kByWarps, kOneShot};
+constexpr Way kWays[] = {kByWarps, kOneShot, kTwoShot};
 std::atomic<bool> failed{false};
 
 #define EXPECT(condition)                                         \

@@ -37,13 +37,13 @@ void values() {
       {0x3f800000u, 0xbf800000u, 0x00000000u},
   };
   constexpr uint32_t kCases = sizeof cases / sizeof cases[0];
-  for (const Algorithm algorithm : kBoth) {
+  for (const Way& way : kWays) {
     Group group(2);
     std::vector<std::vector<uint32_t>> results(2);
     group.run([&](uint32_t r) {
       Message<float> x(kCases * 4);
       for (uint32_t i = 0; i < x.elements; ++i) x[i] = from_bits(cases[i % kCases][r]);
-      EXPECT(all_reduce(group, r, x, x, Plan{algorithm, 2, 32}) == 0);
+      EXPECT(all_reduce(group, r, x, x, way.in(2)) == 0);
       for (uint32_t i = 0; i < x.elements; ++i) {
         const uint32_t expected = cases[i % kCases][2];
         EXPECT(expected == kNan ? std::isnan(x[i]) : bits(x[i]) == expected);
@@ -54,25 +54,30 @@ void values() {
   }
 }
 
-// fp32 from rank 0 to rank 2, rounded once: 2^24 + 1 - 2^24 in that order is 0, in others 1; and in
+// fp32 from rank 0 on, rounded once: 2^24 + 1 - 2^24 in that order is 0, in others 1; and in
 // bfloat16 256 + 1 + 1 is 258, where rounding twice leaves 256. Each rank's place in the sum
 // counts.
 void order() {
-  for (const Algorithm algorithm : kBoth) {
-    for (uint32_t big = 0; big < 3; ++big) {
-      Group group(3);
-      group.run([&](uint32_t r) {
-        const float parts[] = {1.0f, 16777216.0f, -16777216.0f};
-        Message<float> x(40);
-        for (uint32_t i = 0; i < 40; ++i) x[i] = parts[(r + big) % 3];
-        EXPECT(all_reduce(group, r, x, x, Plan{algorithm, 1, 32}) == 0);
-        const float expected = (parts[big % 3] + parts[(1 + big) % 3]) + parts[(2 + big) % 3];
-        for (uint32_t i = 0; i < 40; ++i) EXPECT(x[i] == expected);
-        Message<BFloat16> h(41);
-        for (uint32_t i = 0; i < 41; ++i) h[i].bits = r == 0 ? 0x4380 : 0x3f80;  // 256, 1
-        EXPECT(all_reduce(group, r, h, h, Plan{algorithm, 1, 32}) == 0);
-        for (uint32_t i = 0; i < 41; ++i) EXPECT(h[i].bits == 0x4381);  // 258
-      });
+  const float parts[] = {1.0f, 16777216.0f, -16777216.0f, 1.0f};
+  for (uint32_t world = 3; world <= 4; ++world) {
+    for (const Way& way : kWays) {
+      for (uint32_t turn = 0; turn < world; ++turn) {
+        const auto part = [&](uint32_t r) { return parts[(r + turn) % world]; };
+        float expected = part(0);
+        for (uint32_t r = 1; r < world; ++r) expected += part(r);
+        Group group(world);
+        group.run([&](uint32_t r) {
+          Message<float> x(40);
+          for (uint32_t i = 0; i < 40; ++i) x[i] = part(r);
+          EXPECT(all_reduce(group, r, x, x, way.in(1)) == 0);
+          for (uint32_t i = 0; i < 40; ++i) EXPECT(x[i] == expected);
+          Message<BFloat16> h(41);
+          const uint16_t one_of[] = {0x4380, 0x3f80, 0x3f80, 0};  // 256, 1, 1, 0
+          for (uint32_t i = 0; i < 41; ++i) h[i].bits = one_of[r];
+          EXPECT(all_reduce(group, r, h, h, way.in(1)) == 0);
+          for (uint32_t i = 0; i < 41; ++i) EXPECT(h[i].bits == 0x4381);  // 258
+        });
+      }
     }
   }
 }

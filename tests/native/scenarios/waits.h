@@ -4,20 +4,22 @@
 // Waits that end.
 #pragma once
 
+#include "host/block.h"
 #include "protocol/mailboxes.h"
+#include "protocol/one_shot_by_warps.h"
 #include "scenarios/differ.h"
 
 namespace pyallreduce::test {
 
 // Rank 1 stays away. Rank 0 gives up at its deadline; its later calls end at once and send nothing.
 void deadline() {
-  for (const Algorithm algorithm : kBoth) {
+  for (const Way& way : kWays) {
     Group group(2, 300);
     group.run([&](uint32_t r) {
       if (r == 1) return;
-      Message<float> x(100), out(100);
+      Message<float> x(400), out(400);
       const auto start = std::chrono::steady_clock::now();
-      const uint32_t word = all_reduce(group, 0, x, out, Plan{algorithm, 2, 32});
+      const uint32_t word = all_reduce(group, 0, x, out, way.in(2));
       const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
       EXPECT(word == stop_word(1, Stop::kDeadline));
       EXPECT(took.count() > 0.29);
@@ -25,9 +27,9 @@ void deadline() {
       const Record record = group.ranks[0]->report();
       EXPECT(record.peer == 1 && record.block == 0 && record.epoch == 0);
       EXPECT(record.phase == static_cast<uint32_t>(Phase::kSignature));
-      EXPECT(record.algorithm == static_cast<uint32_t>(algorithm));
+      EXPECT(record.algorithm == static_cast<uint32_t>(way.algorithm));
       EXPECT(record.waited_ms >= 300);
-      EXPECT(record.ours.w[1] == 25);
+      EXPECT(record.ours.w[1] == 100);
     });
     EXPECT(group.slab(1).control()->stop == stop_word(1, Stop::kPeer));
     EXPECT(group.slab(0).control()->stop == stop_word(1, Stop::kDeadline));
@@ -36,18 +38,41 @@ void deadline() {
 
 // A generation that was stopped before: calls drain at once, say so, and send nothing.
 void drained() {
-  for (const Algorithm algorithm : kBoth) {
+  for (const Way& way : kWays) {
     Group group(2);
     group.slab(0).control()->stop = stop_word(1, Stop::kPeer);
     group.run([&](uint32_t r) {
       if (r == 1) return;
       Message<float> x(100), out(100);
-      EXPECT(all_reduce(group, 0, x, out, Plan{algorithm, 2, 32}) == stop_word(1, Stop::kPeer));
+      EXPECT(all_reduce(group, 0, x, out, way.in(2)) == stop_word(1, Stop::kPeer));
       EXPECT(poisoned(out));
     });
     EXPECT(group.all_armed());
     EXPECT(group.slab(0).state(0)->owner == 0);
   }
+}
+
+// The same where only the second warp of a block finds it so: it says so by itself.
+void stopped_between_warps() {
+  Group group(2);
+  group.slab(0).control()->stop = stop_word(1, Stop::kPeer);
+  Message<float> x(200), out(200);
+  Call call{};
+  call.layout = group.layout;
+  for (uint32_t r = 0; r < 2; ++r) call.slabs[r] = reinterpret_cast<char*>(group.address(r));
+  call.record = &group.records[0];
+  call.in = x.data.data();
+  call.out = out.data.data();
+  call.elements = 200;
+  call.tile = call.vectors = 50;
+  call.laps = 1;
+  group.run([&](uint32_t r) {
+    if (r == 1) return;
+    host::Warp second{0, 1, 2};
+    one_shot_by_warps<float, 2>(second, call);
+    EXPECT(group.ranks[0]->state() == stop_word(1, Stop::kPeer));
+    for (uint32_t i = 0; i < 200; ++i) EXPECT(std::isnan(out[i]) == (i >= 4 * kDataLanes));
+  });
 }
 
 void put(Words* at, const Words& value) {
@@ -73,7 +98,7 @@ void no_result_of_half_a_sum() {
       return;
     }
     Message<float> x(100), out(100);
-    const Stop stop = stop_of(all_reduce(group, r, x, out, Plan{Algorithm::kTwoShot, 1, 32}), 1);
+    const Stop stop = stop_of(all_reduce(group, r, x, out, kTwoShot.in(1)), 1);
     EXPECT(stop == (r == 0 ? Stop::kDeadline : Stop::kPeer));
     const Record record = group.ranks[r]->report();
     EXPECT(record.peer == (r == 0 ? 2 : 0));
@@ -84,7 +109,7 @@ void no_result_of_half_a_sum() {
 // Rank 1 signs a call of three laps, sends all that it owes for the first, and is silent then.
 void silent_from_the_second_lap() {
   Group group(2, 300);
-  const Plan plan{Algorithm::kTwoShot, 1, 32};
+  const Plan plan = kTwoShot.in(1);
   const uint32_t tile = group.layout.two_shot_tile, part = 3 * tile;
   const uint32_t one = bits(1.0f), two = bits(2.0f);
   group.run([&](uint32_t r) {
@@ -117,16 +142,17 @@ void silent_from_the_second_lap() {
 }
 
 void host_stop() {
-  Group group(2);
-  group.run([&](uint32_t r) {
-    if (r == 1) {
-      sleep_ms(50);
-      return group.ranks[0]->raise_host_stop(stop_word(1, Stop::kHost));
-    }
-    Message<float> x(100), out(100);
-    EXPECT(stop_of(all_reduce(group, 0, x, out, Plan{Algorithm::kOneShot, 1, 32}), 1) ==
-           Stop::kHost);
-  });
+  for (const Way& way : kOneShots) {
+    Group group(2);
+    group.run([&](uint32_t r) {
+      if (r == 1) {
+        sleep_ms(50);
+        return group.ranks[0]->raise_host_stop(stop_word(1, Stop::kHost));
+      }
+      Message<float> x(100), out(100);
+      EXPECT(stop_of(all_reduce(group, 0, x, out, way.in(1)), 1) == Stop::kHost);
+    });
+  }
 }
 
 // Rank 1 gives up soon, rank 0 would wait long: it hears of it.
@@ -136,7 +162,7 @@ void told_by_a_peer() {
   group.run([&](uint32_t r) {
     if (r == 2) return;
     Message<float> x(100), out(100);
-    const Stop stop = stop_of(all_reduce(group, r, x, out, Plan{Algorithm::kTwoShot, 1, 32}), 1);
+    const Stop stop = stop_of(all_reduce(group, r, x, out, kTwoShot.in(1)), 1);
     EXPECT(stop == (r == 1 ? Stop::kDeadline : Stop::kPeer));
   });
 }
@@ -152,7 +178,7 @@ void stale_stop() {
   std::vector<int> wrong(2);
   group.run([&](uint32_t r) {
     if (r == 1) sleep_ms(30);
-    wrong[r] = call(group, r, 100, Plan{Algorithm::kOneShot, 1, 32});
+    wrong[r] = call(group, r, 100, kOneShot.in(1));
   });
   EXPECT(wrong[0] == 0 && wrong[1] == 0);
 }
@@ -163,20 +189,21 @@ void await_vector(const Words* at) {
 
 // What an absent rank sent is taken; for what it did not send nobody waits.
 void absent() {
-  Group group(2);
-  group.run([&](uint32_t r) {
-    if (r == 1) {
-      EXPECT(call(group, 1, 100, Plan{Algorithm::kOneShot, 1, 32}) == 0);
-      return;
-    }
-    for (uint32_t i = 0; i < 25; ++i) await_vector(group.slab(0).one_shot(0, 1) + i);
-    await_vector(group.slab(0).signature(0, 1));
-    group.records[0].host.absent = 1u << 1;
-    EXPECT(call(group, 0, 100, Plan{Algorithm::kOneShot, 1, 32}) == 0);
-    Message<float> x(100), out(100);
-    EXPECT(stop_of(all_reduce(group, 0, x, out, Plan{Algorithm::kOneShot, 1, 32}), 1) ==
-           Stop::kAbsent);
-  });
+  for (const Way& way : kOneShots) {
+    Group group(2);
+    group.run([&](uint32_t r) {
+      if (r == 1) {
+        EXPECT(call(group, 1, 100, way.in(1)) == 0);
+        return;
+      }
+      for (uint32_t i = 0; i < 25; ++i) await_vector(group.slab(0).one_shot(0, 1) + i);
+      await_vector(group.slab(0).signature(0, 1));
+      group.records[0].host.absent = 1u << 1;
+      EXPECT(call(group, 0, 100, way.in(1)) == 0);
+      Message<float> x(100), out(100);
+      EXPECT(stop_of(all_reduce(group, 0, x, out, way.in(1)), 1) == Stop::kAbsent);
+    });
+  }
 }
 
 // What comes between a wait's look at the host and its last poll counts: that poll is judged.
@@ -206,72 +233,81 @@ void asked_again() {
 
 // Another rank's absence is no reason to give up on this one.
 void another_is_absent() {
-  Group group(2);
-  group.records[0].host.absent = 1u << 0 | 1u << 2;
-  std::vector<int> wrong(2);
-  group.run([&](uint32_t r) {
-    if (r == 1) sleep_ms(100);
-    wrong[r] = call(group, r, 100, Plan{Algorithm::kOneShot, 1, 32});
-  });
-  EXPECT(wrong[0] == 0 && wrong[1] == 0);
+  for (const Way& way : kOneShots) {
+    Group group(2);
+    group.records[0].host.absent = 1u << 0 | 1u << 2;
+    std::vector<int> wrong(2);
+    group.run([&](uint32_t r) {
+      if (r == 1) sleep_ms(100);
+      wrong[r] = call(group, r, 100, way.in(1));
+    });
+    EXPECT(wrong[0] == 0 && wrong[1] == 0);
+  }
 }
 
 // The deadline is read while a wait lasts: it may be changed under it.
 void patience() {
-  Group group(2);
-  std::vector<uint32_t> words(2);
-  group.run([&](uint32_t r) {
-    if (r == 1) {
-      sleep_ms(100);
-      return set_deadline(group.records[0], 1);
-    }
-    Message<float> x(100), out(100);
-    words[0] = all_reduce(group, 0, x, out, Plan{Algorithm::kOneShot, 1, 32});
-  });
-  EXPECT(words[0] == stop_word(1, Stop::kDeadline));
+  for (const Way& way : kOneShots) {
+    Group group(2);
+    std::vector<uint32_t> words(2);
+    group.run([&](uint32_t r) {
+      if (r == 1) {
+        sleep_ms(100);
+        return set_deadline(group.records[0], 1);
+      }
+      Message<float> x(100), out(100);
+      words[0] = all_reduce(group, 0, x, out, way.in(1));
+    });
+    EXPECT(words[0] == stop_word(1, Stop::kDeadline));
+  }
 }
 
 void notice() {
-  Group group(2, usual_deadline_ms(), 50);
-  group.run([&](uint32_t r) {
-    const uint32_t& serial = group.records[0].notice.serial;
-    while (r == 1 && __atomic_load_n(&serial, __ATOMIC_ACQUIRE) == 0) sleep_ms(1);
-    EXPECT(call(group, r, 100, Plan{Algorithm::kOneShot, 1, 32}) == 0);
-  });
-  const Notice& notice = group.records[0].notice;
-  EXPECT(notice.serial >= 1);
-  EXPECT(notice.peer == 1 && notice.waited_ms >= 50 && notice.ours.w[1] == 25);
-  EXPECT(group.slab(0).control()->noticer == 0);
-  EXPECT(group.records[1].notice.serial == 0);
+  for (const Way& way : kOneShots) {
+    Group group(2, usual_deadline_ms(), 50);
+    group.run([&](uint32_t r) {
+      const uint32_t& serial = group.records[0].notice.serial;
+      while (r == 1 && __atomic_load_n(&serial, __ATOMIC_ACQUIRE) == 0) sleep_ms(1);
+      EXPECT(call(group, r, 100, way.in(1)) == 0);
+    });
+    const Notice& notice = group.records[0].notice;
+    EXPECT(notice.serial >= 1);
+    EXPECT(notice.peer == 1 && notice.waited_ms >= 50 && notice.ours.w[1] == 25);
+    EXPECT(group.slab(0).control()->noticer == 0);
+    EXPECT(group.records[1].notice.serial == 0);
+  }
 }
 
 // Two calls of one rank at once.
 void overlap() {
-  Group group(2, 300);
-  group.slab(0).state(0)->owner = 1;  // a call is in block 0
-  group.run([&](uint32_t r) {
-    Message<float> x(100), out(100);
-    const Stop stop = stop_of(all_reduce(group, r, x, out, Plan{Algorithm::kOneShot, 1, 32}), 1);
-    if (r == 0) EXPECT(stop == Stop::kOverlap);
-  });
+  for (const Way& way : kOneShots) {
+    Group group(2, 300);
+    group.slab(0).state(0)->owner = 1;  // a call is in block 0
+    group.run([&](uint32_t r) {
+      Message<float> x(100), out(100);
+      const Stop stop = stop_of(all_reduce(group, r, x, out, way.in(1)), 1);
+      if (r == 0) EXPECT(stop == Stop::kOverlap);
+    });
+  }
 }
 
 // The first failure keeps the record; the next generation begins clean.
 void generations() {
-  Group group(2, 200);
-  for (uint32_t generation = 1; generation <= 3; ++generation) {
-    group.begin(generation, 200);
-    group.run([&](uint32_t r) {
-      if (r == 1) return;
-      Message<float> x(100), out(100);
-      for (int again = 0; again < 2; ++again) {
-        EXPECT(all_reduce(group, 0, x, out, Plan{Algorithm::kOneShot, 1, 32}) ==
-               stop_word(generation, Stop::kDeadline));
-      }
-    });
+  for (const Way& way : kOneShots) {
+    Group group(2, 200);
+    for (uint32_t generation = 1; generation <= 3; ++generation) {
+      group.begin(generation, 200);
+      group.run([&](uint32_t r) {
+        if (r == 1) return;
+        Message<float> x(100), out(100);
+        for (int again = 0; again < 2; ++again) {
+          EXPECT(all_reduce(group, 0, x, out, way.in(1)) == stop_word(generation, Stop::kDeadline));
+        }
+      });
+    }
+    group.begin(4);
+    EXPECT(every_rank_calls(group, 100, kTwoShot.in(2)));
   }
-  group.begin(4);
-  EXPECT(every_rank_calls(group, 100, Plan{Algorithm::kTwoShot, 2, 32}));
 }
 
 }  // namespace pyallreduce::test

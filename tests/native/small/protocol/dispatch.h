@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: The pyallreduce authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// Stands before csrc/protocol/dispatch.h in the include path of test programs, which have a fifth
-// of the instances to compile: two and three ranks in two dtypes, or with FLOAT_ALONE all world
-// sizes in one.
+// Stands before csrc/protocol/dispatch.h in the include path of test programs, which have a third
+// of the instances to compile: two to four ranks in two dtypes, or with FLOAT_ALONE all world sizes
+// in one.
 #pragma once
 
 #include <type_traits>
@@ -41,7 +41,8 @@ void with_type(DataType /*dtype*/, Use use) {
 template <typename Use>
 void with_world(uint32_t world, Use use) {
   if (world == 2) return use(std::integral_constant<int, 2>{});
-  use(std::integral_constant<int, 3>{});
+  if (world == 3) return use(std::integral_constant<int, 3>{});
+  use(std::integral_constant<int, 4>{});
 }
 
 template <typename Use>
