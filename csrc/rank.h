@@ -16,7 +16,7 @@ namespace pyallreduce {
 struct Plan {
   Algorithm algorithm;
   uint32_t blocks;
-  uint32_t lanes;  // of a block, a multiple of 32
+  uint32_t lanes;  // of a block, a multiple of 32; of one-shot 32 where warps go alone
 };
 
 // Whether the warps of this call's blocks go alone, with a vector a lane.

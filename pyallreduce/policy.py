@@ -27,6 +27,7 @@ __all__ = [
     "plan_for",
     "table_for",
     "table_lines",
+    "uses_warps",
     "vectors_a_block",
 ]
 
@@ -41,7 +42,10 @@ _WARP = 32  # lanes
 
 @dataclass(frozen=True)
 class Plan:
-    """One launch: algorithm code, blocks of the grid, data lanes of a block."""
+    """One launch: algorithm code, blocks of the grid, data lanes of a block.
+
+    One-shot of 32 lanes is another kernel where a block has at most `vectors_a_block` vectors.
+    """
 
     algorithm: int
     blocks: int
@@ -98,6 +102,12 @@ def plan_for(nbytes: int, limits: Limits, algorithm: AlgorithmName = "auto") -> 
     widest = max_lanes(limits.world)
     lanes = min(entry.lanes, widest) or _lanes(vectors, most, widest)
     return Plan(code, min(-(-vectors // vectors_a_block(code, lanes)), most), lanes)
+
+
+def uses_warps(limits: Limits) -> bool:
+    """Whether any message may go by one-shot of 32 lanes: one that is left to NCCL, too."""
+    entries = (*table_for(limits).entries, *_shipped(limits).entries)
+    return any(plan_for(e.up_to, limits, "one_shot").lanes == _WARP for e in entries)
 
 
 def vectors_a_block(code: int, lanes: int) -> int:

@@ -17,7 +17,7 @@ import torch
 
 from pyallreduce.errors import AllReduceAborted, CallMismatch, PyallreduceError
 from pyallreduce.native import Edge, NativePath
-from pyallreduce.policy import ONE_SHOT, AlgorithmName, Limits, Plan, table_for, vectors_a_block
+from pyallreduce.policy import ONE_SHOT, AlgorithmName, Limits, Plan, uses_warps, vectors_a_block
 from pyallreduce.reasons import Code, Reason
 
 __all__ = ["edges", "first_calls"]
@@ -114,9 +114,7 @@ def _replay(native: NativePath, cases: list[_Case]) -> Reason:
 
 def _launches(native: NativePath) -> Iterator[tuple[Plan, torch.dtype, int]]:
     """The plans to prove, with the dtype and the elements of their messages."""
-    entries = table_for(native.limits).entries
-    by_warps = any(e.algorithm == "one_shot" and e.lanes == _BY_WARPS for e in entries)
-    kernels = (_BY_BLOCKS, _BY_WARPS) if by_warps else (_BY_BLOCKS,)
+    kernels = (_BY_BLOCKS, _BY_WARPS) if uses_warps(native.limits) else (_BY_BLOCKS,)
     for dtype in _DTYPES:
         for lanes in kernels:
             yield _one_shot(native.limits, dtype, lanes, _ELEMENTS)

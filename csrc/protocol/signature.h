@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The pyallreduce authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The exchange of signatures: one more warp carries them beside the data, so that they cost no hop.
+// The exchange of signatures: one more warp, or a lane of each warp (one_shot_by_warps.h), carries
+// them beside the data, so that they cost no hop.
 // All algorithms use the same places and epochs, or ranks that chose different ones would never
 // meet. Two ranks that differ both see it, and a third differs from at least one of them: nobody
 // needs to be told.
@@ -127,7 +128,8 @@ PYALLREDUCE_FN void enter(const Block& block, Turn& turn, bool claims = true) {
   });
 }
 
-// Its end. Every lane has read the epoch before `block.all`, so that one may advance it.
+// Its end. Every lane has read the epoch before `block.all`, or before the last warp counts, so
+// that one may advance it.
 PYALLREDUCE_FN void let_next_in(const Turn& turn) {
   st_relaxed_sys(&turn.state->epoch, turn.epoch + turn.call.laps);
   st_relaxed_sys(&turn.state->owner, 0);

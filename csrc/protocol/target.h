@@ -41,7 +41,7 @@ constexpr uint32_t kDataLanes = kWarpLanes - 1;
 PYALLREDUCE_BOTH_FN constexpr uint32_t warps_of(uint32_t vectors) {
   return vectors < kDataLanes ? 1 : (vectors + kDataLanes - 1) / kDataLanes;
 }
-// One more warp: it carries the call's signature.
+// Else one more warp: it carries the call's signature.
 constexpr uint32_t kSignerLanes = kWarpLanes;
 // docs/design.md proves that two are enough.
 constexpr uint32_t kSlots = 2;

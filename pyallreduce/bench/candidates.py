@@ -175,7 +175,7 @@ def _vectors(nbytes: int, world: int, code: int) -> int:
 def _useful(lanes: Sequence[int], vectors: int, code: int, limits: Limits) -> list[int]:
     """The widths up to the first one at which a single block holds the message, but no small ones
     that would take several steps."""
-    enough = [width for width in lanes if vectors_a_block(code, width) >= vectors]
+    enough = [width for width in lanes if width >= vectors]  # 32 may take more: another kernel
     return [
         width
         for width in lanes

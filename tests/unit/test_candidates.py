@@ -29,6 +29,7 @@ def test_a_small_message_has_few() -> None:
     plans = candidates(KIB, Limits(2, "cuda", 128))
     assert {(p.algorithm, p.blocks, p.lanes) for p in plans} == {
         (ONE_SHOT, 1, 32),
+        (ONE_SHOT, 1, 64),
         (TWO_SHOT, 1, 32),
     }
 

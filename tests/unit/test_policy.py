@@ -23,6 +23,7 @@ from pyallreduce.policy import (
     plan_for,
     table_for,
     table_lines,
+    uses_warps,
 )
 from pyallreduce.table import (
     MAX_BLOCKS,
@@ -80,6 +81,14 @@ def test_no_block_is_launched_for_nothing(of: Limits, pair: list[int]) -> None:
         assert plans[0].blocks <= vectors
         if of.target == "host" and plans[0].lanes == plans[1].lanes:  # by the same kernel
             assert plans[0].blocks <= plans[1].blocks
+
+
+def test_warps_are_used_where_a_table_says_so_or_leaves_it_to_nccl() -> None:
+    assert uses_warps(Limits(2, "cuda", 128))
+    assert not uses_warps(Limits(4, "cuda", 128))
+    for algorithm, used in (("nccl", True), ("two_shot", False)):
+        table = Table((Entry(MAX_BYTES, algorithm),), "tuned")
+        assert uses_warps(Limits(2, "cuda", 128, table)) is used
 
 
 @given(st.lists(st.none() | tables, min_size=2, max_size=8), sizes, st.integers(1, 128))
