@@ -11,6 +11,7 @@ MAX_RANKS: int
 MAX_BLOCKS: int
 MAX_LANES: int
 PROTOCOL_VERSION: int
+VECTORS_BY_WARPS: int
 
 class SharedMemoryError(OSError): ...
 class CudaError(RuntimeError): ...

@@ -57,7 +57,6 @@ struct Warp {
   uint32_t place;  // among its warps
   uint32_t lane;
   uint32_t* done;  // a bit a warp; in shared memory
-  static constexpr uint32_t lanes = kWarpLanes;
 
   __device__ __forceinline__ explicit Warp(uint32_t* d)
       : index(blockIdx.x),

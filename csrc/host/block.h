@@ -36,25 +36,11 @@ struct Block {
   bool all(bool ok) const { return ok; }
 };
 
-// One warp of a block whose warps go alone; here one behind the other.
-struct Warp {
-  template <typename V>
-  using PerLane = Block::PerLane<V>;
-
-  uint32_t index;  // of the block
-  uint32_t place;  // among its warps
+// One warp of a block whose warps go alone, a block of 32 lanes to them; here one behind the other.
+struct Warp : Block {
+  uint32_t place;  // among the block's warps
   uint32_t warps;
-  static constexpr uint32_t lanes = kWarpLanes;
 
-  template <typename Use>
-  void data(Use use) const {
-    for (uint32_t lane = 0; lane < lanes; ++lane) use(lane);
-  }
-  template <typename Use>
-  void signer(Use use) const {
-    data(use);
-  }
-  bool all(bool ok) const { return ok; }
   bool first(bool yes) const { return yes; }
   bool is_last() const { return place == warps - 1; }
 };

@@ -24,7 +24,7 @@ void HostRank::launch(const Call& call, DataType dtype, const Plan& plan, uint64
         if (by_warps(plan, call)) {
           const uint32_t warps = warps_of(call.tile);
           for (uint32_t place = 0; place < warps; ++place) {
-            Warp warp{index, place, warps};
+            Warp warp{{index, kWarpLanes}, place, warps};
             one_shot_by_warps<T, ranks.value>(warp, call);
           }
         } else if (plan.algorithm == Algorithm::kOneShot) {

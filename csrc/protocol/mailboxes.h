@@ -27,7 +27,7 @@ struct Mailboxes {
   // `place(slab, sender)`: that sender's mailbox in a slab.
   template <typename Place>
   PYALLREDUCE_FN Mailboxes(const Call& call, uint32_t tile, Place place)
-      : sender(kMaxBlocks * tile), shot((kWorld - 1) * sender) {
+      : sender(kMaxBlocks * tile), shot(shot_of(tile)) {
 #pragma unroll
     for (uint32_t hop = 1; hop < kWorld; ++hop) {
       theirs[hop - 1] = place(call.slab((call.rank + hop) % kWorld), call.rank);
@@ -35,6 +35,8 @@ struct Mailboxes {
     mine = place(call.slab(call.rank), rank_of(0, call.rank));
     pin();
   }
+
+  PYALLREDUCE_FN static uint32_t shot_of(uint32_t tile) { return (kWorld - 1) * kMaxBlocks * tile; }
 
   // The i-th vector to a rank, or from a peer, in the mailboxes that are `further` vectors on.
   PYALLREDUCE_FN Words* to(uint32_t hop, uint32_t i, uint32_t further = 0) const {

@@ -87,7 +87,7 @@ class OneShotByWarps {
     l.elements = settled(has_vector ? message_.elements(at(lane)) : 0);
     l.source = pinned(message_.at(at(lane)));
     l.out = settled(has_vector ? message_.out(at(lane)) : reinterpret_cast<Words*>(turn_.state));
-    l.slot = !has_vector ? kSignatureSlot : (kWorld - 1) * kMaxBlocks * call_.layout.one_shot_tile;
+    l.slot = !has_vector ? kSignatureSlot : Mailboxes<kWorld>::shot_of(call_.layout.one_shot_tile);
     if (!has_vector) {
       find(l,
            [&](const Slab& slab, uint32_t sender) { return slab.signature(turn_.block, sender); });

@@ -2,10 +2,9 @@
 // SPDX-License-Identifier: Apache-2.0
 //
 // The exchange of signatures: one more warp, or a lane of each warp (one_shot_by_warps.h), carries
-// them beside the data, so that they cost no hop.
-// All algorithms use the same places and epochs, or ranks that chose different ones would never
-// meet. Two ranks that differ both see it, and a third differs from at least one of them: nobody
-// needs to be told.
+// them beside the data, so that they cost no hop. All algorithms use the same places and epochs, or
+// ranks that chose different ones would never meet. Two ranks that differ both see it, and a third
+// differs from at least one of them: nobody needs to be told.
 #pragma once
 
 #include "protocol/wait.h"

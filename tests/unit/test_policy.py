@@ -24,6 +24,7 @@ from pyallreduce.policy import (
     table_for,
     table_lines,
     uses_warps,
+    vectors_a_block,
 )
 from pyallreduce.table import (
     MAX_BLOCKS,
@@ -190,6 +191,7 @@ def test_a_table_that_no_rank_may_use(rows: tuple[Entry, ...]) -> None:
 def test_lanes_are_those_of_the_module() -> None:
     assert MAX_LANES == _C.MAX_LANES
     assert all(max_lanes(world) == _C.max_lanes(world) for world in range(2, 9))
+    assert vectors_a_block(ONE_SHOT, 32) == _C.VECTORS_BY_WARPS
 
 
 @given(tables)

@@ -68,7 +68,7 @@ void stopped_between_warps() {
   call.laps = 1;
   group.run([&](uint32_t r) {
     if (r == 1) return;
-    host::Warp second{0, 1, 2};
+    host::Warp second{{0, kWarpLanes}, 1, 2};
     one_shot_by_warps<float, 2>(second, call);
     EXPECT(group.ranks[0]->state() == stop_word(1, Stop::kPeer));
     for (uint32_t i = 0; i < 200; ++i) EXPECT(std::isnan(out[i]) == (i >= 4 * kDataLanes));
