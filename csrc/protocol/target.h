@@ -39,7 +39,7 @@ constexpr uint32_t kWarpLanes = 32;
 constexpr uint32_t kMaxWarps = 4;
 constexpr uint32_t kDataLanes = kWarpLanes - 1;
 PYALLREDUCE_BOTH_FN constexpr uint32_t warps_of(uint32_t vectors) {
-  return vectors == 0 ? 1 : (vectors + kDataLanes - 1) / kDataLanes;
+  return vectors < kDataLanes ? 1 : (vectors + kDataLanes - 1) / kDataLanes;
 }
 // Else one more warp: it carries the call's signature.
 constexpr uint32_t kSignerLanes = kWarpLanes;
