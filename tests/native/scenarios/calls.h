@@ -18,21 +18,25 @@ void smoke() {
   }
 }
 
-// Sizes, grids and algorithms in turn: short calls behind long ones, tails, blocks without data.
+// Sizes, grids and algorithms in turn: short calls behind long ones, tails, blocks without data. In
+// a small slab a call is several launches, in a large one a block has several steps.
 void sequences() {
   const uint32_t sizes[] = {64, 0, 1, 1000, 5, 4099, 3, 257, 0, 6000, 2};
   for (uint32_t world = 2; world <= 3; ++world) {
-    Group group(world);
-    std::vector<int> wrong(world);
-    group.run([&](uint32_t r) {
-      for (uint32_t turn = 0; turn < 66; ++turn) {
-        const Algorithm algorithm = turn % 7 < 4 ? Algorithm::kTwoShot : Algorithm::kOneShot;
-        const Plan plan{algorithm, 1 + turn % 5, 32 * (1 + turn % 2)};
-        if (wrong[r] == 0) wrong[r] = call(group, r, sizes[turn % 11], plan, turn);
-      }
-    });
-    for (const int one : wrong) EXPECT(one == 0);
-    EXPECT(group.all_armed());
+    for (const uint32_t mebibytes : {2u, 5 * world - 6}) {
+      Group group(world, usual_deadline_ms(), 5'000, uint64_t{mebibytes} << 20);
+      EXPECT((group.layout.one_shot_tile > 2 * kOneShot.lanes) == (mebibytes > 2));
+      std::vector<int> wrong(world);
+      group.run([&](uint32_t r) {
+        for (uint32_t turn = 0; turn < 66; ++turn) {
+          const Algorithm algorithm = turn % 7 < 4 ? Algorithm::kTwoShot : Algorithm::kOneShot;
+          const Plan plan{algorithm, 1 + turn % 5, 32 * (1 + turn % 2)};
+          if (wrong[r] == 0) wrong[r] = call(group, r, sizes[turn % 11], plan, turn);
+        }
+      });
+      for (const int one : wrong) EXPECT(one == 0);
+      EXPECT(group.all_armed());
+    }
   }
 }
 
