@@ -6,6 +6,7 @@
 
 #include <stdexcept>
 #include <string>
+#include <string_view>
 
 namespace pyallreduce::cuda {
 
@@ -18,11 +19,12 @@ class CudaError : public std::runtime_error {
   cudaError_t code;
 };
 
-// Throws, and clears the runtime's last error so that nobody else stumbles over it.
-inline void check(cudaError_t result, const std::string& what) {
+// Throws, and clears the runtime's last error so that nobody else stumbles over it. A view: every
+// launch comes by here, and a string of this length would be allocated.
+inline void check(cudaError_t result, std::string_view what) {
   if (result == cudaSuccess) return;
   cudaGetLastError();
-  throw CudaError(what, result);
+  throw CudaError(std::string(what), result);
 }
 
 // Makes a device current for a scope.

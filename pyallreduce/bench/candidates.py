@@ -122,7 +122,7 @@ def measure(
     dtype = DTYPES[race.dtype]
     x = timing.zero_sum(context.rank, context.world, nbytes // dtype.itemsize, dtype, comm.device)
     mode: Mode = "graph" if comm.device.type == "cuda" else "eager"
-    calls = race.calls or default_calls(nbytes, mode)
+    calls = race.calls or default_calls(nbytes, mode, comm.device)
     timed = timing.time_calls(Fixed(comm, plan), x, mode, calls, race.warmup, race.samples)
     comm.check()
     return timed, not bool(x.any())

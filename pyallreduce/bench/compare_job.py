@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pyallreduce.bench.options import Mode, default_calls
+
+if TYPE_CHECKING:
+    import torch
 
 __all__ = ["Job"]
 
@@ -46,5 +49,5 @@ class Job:
                 for nbytes in self.sizes:
                     yield dtype, mode, nbytes
 
-    def calls_of(self, nbytes: int, mode: Mode) -> int:
-        return self.calls if self.calls is not None else default_calls(nbytes, mode)
+    def calls_of(self, nbytes: int, mode: Mode, device: torch.device) -> int:
+        return self.calls if self.calls is not None else default_calls(nbytes, mode, device)

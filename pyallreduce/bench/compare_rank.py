@@ -44,7 +44,7 @@ def run_rank(context: Context, options: dict[str, Any]) -> None:
 def _place(job: Job, context: Context) -> Place:
     device = torch.device("cpu") if context.gpu is None else torch.device("cuda", context.gpu)
     cells = {
-        (nbytes, modes.buffers_of(nbytes, mode, job.calls_of(nbytes, mode)))
+        (nbytes, modes.buffers_of(nbytes, mode, job.calls_of(nbytes, mode, device)))
         for mode in job.modes
         for nbytes in job.sizes
     }
@@ -116,7 +116,7 @@ class Rows:
     def _cell(self, peer: Peer, data: Data, dtype: str, mode: Mode, nbytes: int) -> Record:
         job, world = self._job, self._context.world
         before = self._verified(peer, data, dtype, mode, nbytes)
-        calls = job.calls_of(nbytes, mode)
+        calls = job.calls_of(nbytes, mode, peer.place.device)
         budget = modes.Budget(job.samples, job.warmup, job.seconds)
         found = modes.measure(peer, mode, nbytes, DTYPES[dtype], calls, budget)
         peer.check()

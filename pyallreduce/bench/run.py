@@ -61,7 +61,7 @@ class Sweep:
         elements = nbytes // DTYPES[dtype].itemsize
         wrong = self._wrong_before(backend, data, elements) if options.check else 0
         x = timing.zero_sum(self._context.rank, world, elements, DTYPES[dtype], self._comm.device)
-        calls = options.calls_of(nbytes, mode)
+        calls = options.calls_of(nbytes, mode, self._comm.device)
         timed = timing.time_calls(backend, x, mode, calls, options.warmup, options.samples)
         self._comm.check()
         if options.check:

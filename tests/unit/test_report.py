@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pyallreduce.bench import command, report
-from pyallreduce.bench.options import Options, parse_size
+from pyallreduce.bench.options import Mode, Options, parse_size
 from pyallreduce.bench.timing import SPIN_CYCLES, quantile, spin_for, zero_sum
 from pyallreduce.check.cases import DTYPES
 
@@ -140,9 +140,22 @@ def test_other_sizes_are_refused(text: str) -> None:
 def test_sweep() -> None:
     assert list(options().sizes(2)) == [1024, 2048, 4096]
     assert list(options(min_bytes=10, max_bytes=100, factor=3).sizes(4)) == [8, 28, 88]
-    assert options().calls_of(1 << 20, "graph") == 200
-    assert options().calls_of(2 << 20, "graph") == 50
-    assert options(calls=7).calls_of(8, "eager") == 7
+    assert options(calls=7).calls_of(8, "eager", torch.device("cpu")) == 7
+
+
+@pytest.mark.parametrize(
+    ("device", "mode", "small", "large"),
+    [
+        ("cuda", "graph", 200, 50),
+        ("cuda", "graph-cold", 200, 50),
+        ("cuda", "graph-chain", 100, 25),
+        ("cuda", "eager", 200, 50),  # as in a graph: the first launch is one of many
+        ("cpu", "eager", 5, 1),
+    ],
+)
+def test_calls_in_a_sample(device: str, mode: Mode, small: int, large: int) -> None:
+    assert options().calls_of(1 << 20, mode, torch.device(device)) == small
+    assert options().calls_of(2 << 20, mode, torch.device(device)) == large
 
 
 def test_options_survive_the_way_to_the_ranks() -> None:
