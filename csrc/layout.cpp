@@ -44,7 +44,7 @@ Layout make_layout(uint32_t world, uint64_t slab_bytes) {
   layout.apart = static_cast<uint32_t>(apart_for(world, slab_bytes));
   layout.control = kHeaderBytes;
   layout.blocks = layout.control + 128;
-  const uint64_t blocks_end = layout.blocks + kMaxBlocks * sizeof(BlockState);
+  const uint64_t blocks_end = layout.blocks + 2 * kMaxBlocks * sizeof(BlockWord);
   layout.signatures = round_up(blocks_end, kPage);
   layout.probes = layout.signatures + uint64_t{kMaxBlocks} * kSlots * kMaxRanks * kVector;
   layout.one_shot = layout.probes + uint64_t{kSlots} * kMaxRanks * kVector;

@@ -43,7 +43,9 @@ Rank::Rank(uint32_t rank, const Layout& layout, const std::vector<uint64_t>& sla
   base_.layout = layout;
   base_.rank = rank;
   base_.record = reinterpret_cast<Record*>(device_record);
-  for (uint32_t i = 0; i < layout.world; ++i) base_.slabs[i] = reinterpret_cast<char*>(slabs[i]);
+  for (uint32_t hop = 0; hop < layout.world; ++hop) {
+    base_.slabs[hop] = reinterpret_cast<char*>(slabs[(rank + hop) % layout.world]);
+  }
 }
 
 uint32_t Rank::all_reduce(uint64_t in, uint64_t out, uint64_t elements, DataType dtype,

@@ -44,6 +44,8 @@ struct Block {
   __device__ __forceinline__ void leader(Use use) const {
     if (threadIdx.x == 0) use();
   }
+  // A barrier.
+  __device__ __forceinline__ void meet() const { __syncthreads(); }
   // Whether all lanes say yes; a barrier of the block.
   __device__ __forceinline__ bool all(bool ok) const { return __syncthreads_and(ok) != 0; }
 };

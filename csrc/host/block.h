@@ -33,6 +33,7 @@ struct Block {
   void leader(Use use) const {
     use();
   }
+  void meet() const {}
   bool all(bool ok) const { return ok; }
 };
 

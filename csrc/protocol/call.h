@@ -12,7 +12,7 @@ enum class DataType : uint32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 enum class Algorithm : uint32_t { kOneShot = 1, kTwoShot = 2 };
 
 struct Call {
-  char* slabs[kMaxRanks];  // this process's addresses of all ranks' slabs
+  char* slabs[kMaxRanks];  // this process's addresses: that of rank + i, modulo world, is the i-th
   Record* record;          // this rank's
   const void* in;          // aligned to 16 bytes; may equal `out`
   void* out;
@@ -26,7 +26,12 @@ struct Call {
   uint32_t vectors;   // second: of the whole message
   uint32_t tag;       // fourth: the caller's, below 2^31
 
-  PYALLREDUCE_FN Slab slab(uint32_t owner) const { return Slab{slabs[owner], &layout, owner}; }
+  // By how far its owner is behind this rank: nothing is to be computed before the address is known.
+  PYALLREDUCE_FN Slab slab_at(uint32_t hop) const { return Slab{slabs[hop], &layout}; }
+  PYALLREDUCE_FN Slab own() const { return slab_at(0); }
+  PYALLREDUCE_FN Slab slab(uint32_t owner) const {
+    return slab_at(owner - rank + (owner < rank ? layout.world : 0));
+  }
 };
 
 // A signature is one vector {epoch, vectors, shape, tag}, sent like data: no word of it is the

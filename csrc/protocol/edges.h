@@ -54,7 +54,7 @@ class PingPong {
   }
 
   PYALLREDUCE_FN EdgeState await(uint32_t round) const {
-    const Words* mailbox = call_.slab(call_.rank).probe(round % kSlots, peer_);
+    const Words* mailbox = call_.own().probe(round % kSlots, peer_);
     const Words next = probe_pattern(call_.tag, peer_, round);
     const Words last = round < kSlots ? armed() : probe_pattern(call_.tag, peer_, round - kSlots);
     for (uint32_t polls = 1;; ++polls) {

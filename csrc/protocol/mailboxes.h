@@ -13,6 +13,11 @@ namespace pyallreduce {
 PYALLREDUCE_FN uint32_t rank_of(uint32_t peer, uint32_t rank) {
   return peer + (peer >= rank ? 1 : 0);
 }
+// Which peer this rank is to the one that is `hop` behind it.
+template <int kWorld>
+PYALLREDUCE_FN uint32_t peer_at(uint32_t hop, uint32_t rank) {
+  return kWorld == 2 ? 0 : rank - (rank + hop < kWorld ? 0 : 1);
+}
 
 template <int kWorld>
 struct Mailboxes {
@@ -24,15 +29,15 @@ struct Mailboxes {
   // More addresses than those of four ranks would not stay in registers.
   static constexpr bool kPins = kWorld <= 4;
 
-  // `place(slab, sender)`: that sender's mailbox in a slab.
+  // `place(slab, peer)`: the mailbox in a slab for what that peer of its owner sends.
   template <typename Place>
   PYALLREDUCE_FN Mailboxes(const Call& call, uint32_t tile, Place place)
       : sender(kMaxBlocks * tile), shot(shot_of(tile)) {
 #pragma unroll
     for (uint32_t hop = 1; hop < kWorld; ++hop) {
-      theirs[hop - 1] = place(call.slab((call.rank + hop) % kWorld), call.rank);
+      theirs[hop - 1] = place(call.slab_at(hop), peer_at<kWorld>(hop, call.rank));
     }
-    mine = place(call.slab(call.rank), rank_of(0, call.rank));
+    mine = place(call.own(), 0);
     pin();
   }
 

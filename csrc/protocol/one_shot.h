@@ -39,8 +39,8 @@ PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
   const Message<T> message(call, share.first);
   Turn turn(call, block.index);
   const Signatures<kWorld, Block> signatures(block, call);
-  const auto place = [&](const Slab& slab, uint32_t sender) {
-    return slab.one_shot(turn.block, sender);
+  const auto place = [&](const Slab& slab, uint32_t peer) {
+    return slab.one_shot(turn.block, peer);
   };
   Mailboxes<kWorld> boxes(call, call.layout.one_shot_tile, place);
 
@@ -77,6 +77,8 @@ PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
   // Not before: the next grid's start would hold up our pushes.
   launch_dependents();
   enter(block, turn);
+  block.meet();
+  advance_by_owner(block, turn);
   signatures.check(block, turn);
   for (uint32_t step = 0; step == 0 || share.has(step, block.lanes); ++step) {
     // One step ahead of the sums: the wire is busy while a lane waits.

@@ -86,26 +86,28 @@ class OneShotByWarps {
     l.sends = has_vector || (lane == kSignatureLane && warp_.place == 0);
     l.elements = settled(has_vector ? message_.elements(at(lane)) : 0);
     l.source = pinned(message_.at(at(lane)));
-    l.out = settled(has_vector ? message_.out(at(lane)) : reinterpret_cast<Words*>(turn_.state));
+    l.out = settled(has_vector ? message_.out(at(lane)) : reinterpret_cast<Words*>(turn_.words));
     l.slot = !has_vector ? kSignatureSlot : Mailboxes<kWorld>::shot_of(call_.layout.one_shot_tile);
     if (!has_vector) {
-      find(l,
-           [&](const Slab& slab, uint32_t sender) { return slab.signature(turn_.block, sender); });
+      find(l, [&](const Slab& slab, uint32_t /*peer*/, uint32_t sender) {
+        return slab.signature(turn_.block, sender);
+      });
     } else {
-      find(l, [&](const Slab& slab, uint32_t sender) {
-        return slab.one_shot(turn_.block, sender) + Slab::spread(at(lane));
+      find(l, [&](const Slab& slab, uint32_t peer, uint32_t /*sender*/) {
+        return slab.one_shot(turn_.block, peer) + Slab::spread(at(lane));
       });
     }
     l.mine = signature_of(call_, 0);  // without its epoch; data take its place
   }
 
-  // `place(slab, sender)`: this lane's mailbox for that sender's vectors in a slab.
+  // `place(slab, peer, sender)`: this lane's mailbox in a slab for what that peer of its owner sends.
   template <typename Place>
   PYALLREDUCE_FN void find(Lane& l, Place place) {
 #pragma unroll
     for (uint32_t i = 0; i < kWorld - 1; ++i) {
-      l.to[i] = pinned(place(call_.slab((call_.rank + 1 + i) % kWorld), call_.rank));
-      l.from[i] = pinned(place(call_.slab(call_.rank), rank_of(i, call_.rank)));
+      const uint32_t me = peer_at<kWorld>(i + 1, call_.rank);
+      l.to[i] = pinned(place(call_.slab_at(i + 1), me, call_.rank));
+      l.from[i] = pinned(place(call_.own(), i, rank_of(i, call_.rank)));
       l.others[i] = Words{};
     }
   }
@@ -180,7 +182,8 @@ class OneShotByWarps {
       for (uint32_t i = 0; i < kWorld - 1; ++i) {
         if (turn_.ok()) st_relaxed_sys(l.from[i], armed());
       }
-      turn_.state = reinterpret_cast<BlockState*>(l.out);  // ptxas would make it anew
+      turn_.words = reinterpret_cast<BlockWord*>(l.out);  // ptxas would make it anew
+      advance(turn_);
       let_next_in(turn_);
     });
   }

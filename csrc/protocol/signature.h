@@ -22,7 +22,7 @@ class Signatures {
     block.signer([&](uint32_t lane) {
       if (!has_peer(call, lane)) return;
       to_[lane] = pinned(call.slab(lane).signature(block.index, call.rank));
-      from_[lane] = pinned(call.slab(call.rank).signature(block.index, lane));
+      from_[lane] = pinned(call.own().signature(block.index, lane));
     });
   }
 
@@ -57,7 +57,7 @@ class Signatures {
 #pragma unroll 1
     for (uint32_t peer = 0; peer < kWorld; ++peer) {
       if (!has_peer(turn.call, peer)) continue;
-      const Words* mailbox = turn.call.slab(turn.call.rank).signature(turn.block, peer);
+      const Words* mailbox = turn.call.own().signature(turn.block, peer);
       const Words seen = ld_relaxed_sys(mailbox + place(turn, 0));
       if (pending(seen) || is_ours(turn, peer, seen, 0)) continue;
       theirs = seen;
@@ -118,7 +118,7 @@ PYALLREDUCE_FN void enter(const Block& block, Turn& turn, bool claims = true) {
       turn.fail(turn.stop, rank, Phase::kNone, 0);
       // Calls of a rank run one by one.
       if (turn.block == 0 && claims) ++turn.call.record->drained;
-    } else if (claims && atom_exch_relaxed_gpu(&turn.state->owner, 1) != 0) {
+    } else if (claims && atom_exch_relaxed_gpu(turn.owner_word(), 1) != 0) {
       turn.fail(Stop::kOverlap, rank, Phase::kNone, 0);
       // At once: the other lanes, and the other call, would wait until their deadline. The record
       // follows when the block leaves.
@@ -127,12 +127,21 @@ PYALLREDUCE_FN void enter(const Block& block, Turn& turn, bool claims = true) {
   });
 }
 
-// Its end. Every lane has read the epoch before `block.all`, or before the last warp counts, so
-// that one may advance it.
-PYALLREDUCE_FN void let_next_in(const Turn& turn) {
-  st_relaxed_sys(&turn.state->epoch, turn.epoch + turn.call.laps);
-  st_relaxed_sys(&turn.state->owner, 0);
+// One lane does, when every lane that shares the epoch has read it.
+PYALLREDUCE_FN void advance(const Turn& turn) {
+  st_relaxed_sys(&turn.words->value, turn.epoch + turn.call.laps);
 }
+// Behind a barrier of the block. Not at the call's end: the next call would read the epoch while this
+// store is under way.
+template <typename Block>
+PYALLREDUCE_FN void advance_by_owner(const Block& block, const Turn& turn) {
+  block.signer([&](uint32_t lane) {
+    if (lane == kOwnerLane) advance(turn);
+  });
+}
+
+// The end of a block's part of a call.
+PYALLREDUCE_FN void let_next_in(const Turn& turn) { st_relaxed_sys(turn.owner_word(), 0); }
 template <typename Block>
 PYALLREDUCE_FN void leave(const Block& block, Turn& turn) {
   if (__builtin_expect(turn.failed, 0)) turn.report(Words{});

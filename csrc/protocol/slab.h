@@ -5,7 +5,7 @@
 // every rank can read. docs/design.md prints the budget.
 //
 // * control: {stop, generation}, {reporter, noticer}; peers write `stop`, the rest is the owner's
-// * blocks: a block's epoch and owner word; the owner's alone
+// * blocks: all blocks' epochs, then all owner words; the owner's alone
 // * signatures: [slot][block][sender], one vector each, shared by all algorithms
 // * probes: [slot][sender], one vector each, for the ping-pong of start-up
 // * one_shot: [slot][sender][piece][block][vector of the piece]
@@ -23,7 +23,7 @@
 namespace pyallreduce {
 
 // Raised with every change of the slab's layout or of what the kernels say to each other.
-constexpr uint32_t kProtocolVersion = 5;
+constexpr uint32_t kProtocolVersion = 6;
 // Vectors of a block that lie together in a mailbox.
 constexpr uint32_t kPiece = 64;
 // Magic, nonce, rank: written by the owner, read once at start-up.
@@ -42,10 +42,13 @@ struct alignas(16) Control {
 };
 static_assert(sizeof(Control) == 2 * sizeof(Words));
 
-struct alignas(16) BlockState {
-  uint32_t epoch;  // calls in which this block took part, in this generation; a lap counts as one
-  uint32_t owner;  // 1 while a call runs in this block: a second one is refused
-  uint32_t unused[2];
+// A block's epoch: calls in which it took part, in this generation; a lap counts as one. Or its owner
+// word: 1 while a call runs in it, so that a second one is refused. They lie apart: the next call
+// would wait for its epoch while this call's last store to the same line is under way
+// (bench/NOTES.md, entry 38).
+struct alignas(16) BlockWord {
+  uint32_t value;
+  uint32_t unused[3];
 };
 
 // Why a wait ended without an arrival. Zero is "it has not".
@@ -139,14 +142,14 @@ struct Layout {
 struct Slab {
   char* base;
   const Layout* layout;
-  uint32_t owner;
 
   PYALLREDUCE_FN Control* control() const {
     return reinterpret_cast<Control*>(base + layout->control);
   }
-  PYALLREDUCE_FN BlockState* state(uint32_t block) const {
-    return reinterpret_cast<BlockState*>(base + layout->blocks) + block;
+  PYALLREDUCE_FN BlockWord* epoch(uint32_t block) const {
+    return reinterpret_cast<BlockWord*>(base + layout->blocks) + block;
   }
+  PYALLREDUCE_FN BlockWord* owner_word(uint32_t block) const { return epoch(kMaxBlocks + block); }
   PYALLREDUCE_FN Words* probe(uint32_t slot, uint32_t sender) const {
     return reinterpret_cast<Words*>(base + layout->probes) + (slot * kMaxRanks + sender);
   }
@@ -155,11 +158,12 @@ struct Slab {
   PYALLREDUCE_FN Words* signature(uint32_t block, uint32_t sender) const {
     return reinterpret_cast<Words*>(base + layout->signatures) + (block * kMaxRanks + sender);
   }
-  PYALLREDUCE_FN Words* one_shot(uint32_t block, uint32_t sender) const {
-    return mailbox(layout->one_shot, layout->one_shot_tile, block, sender);
+  // Nobody sends to himself: the senders of data are numbered as the owner's peers.
+  PYALLREDUCE_FN Words* one_shot(uint32_t block, uint32_t peer) const {
+    return mailbox(layout->one_shot, layout->one_shot_tile, block, peer);
   }
-  PYALLREDUCE_FN Words* two_shot(uint32_t block, uint32_t sender) const {
-    return mailbox(layout->two_shot, layout->two_shot_tile, block, sender);
+  PYALLREDUCE_FN Words* two_shot(uint32_t block, uint32_t peer) const {
+    return mailbox(layout->two_shot, layout->two_shot_tile, block, peer);
   }
   // How far the i-th vector of a mailbox is from its start.
   PYALLREDUCE_FN static uint32_t spread(uint32_t i) {
@@ -167,10 +171,8 @@ struct Slab {
   }
 
  private:
-  // Nobody sends to himself: the senders of a slab are numbered without its owner.
   PYALLREDUCE_FN Words* mailbox(uint64_t offset, uint32_t tile, uint32_t block,
-                                uint32_t sender) const {
-    const uint32_t peer = sender - (sender > owner ? 1 : 0);
+                                uint32_t peer) const {
     return reinterpret_cast<Words*>(base + offset) + peer * kMaxBlocks * tile +
            block * min_of(tile, kPiece);
   }

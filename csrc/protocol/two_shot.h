@@ -52,8 +52,8 @@ class TwoShot {
         message_(call, start_),
         turn_(call, block.index),
         signatures_(block, call),
-        boxes_(call, call.layout.two_shot_tile, [&](const Slab& slab, uint32_t sender) {
-          return slab.two_shot(block.index, sender);
+        boxes_(call, call.layout.two_shot_tile, [&](const Slab& slab, uint32_t peer) {
+          return slab.two_shot(block.index, peer);
         }) {}
 
   PYALLREDUCE_FN void run() {
@@ -90,6 +90,7 @@ class TwoShot {
       scatter();
       if (block_.lanes > kFewLanes && !block_.all(turn_.ok())) turn_.join();
       sum();
+      if (step == 0) advance_by_owner(block_, turn_);
       if (step >= lag) gather();
     }
     leave(block_, turn_);

@@ -30,7 +30,7 @@ struct Awaited {
 struct Turn {
   const Call& call;
   uint32_t block;
-  BlockState* state;
+  BlockWord* words;  // the block's epoch; kMaxBlocks further its owner word
   Control* control;
   uint32_t epoch = 0;
   uint32_t slot = 0;
@@ -46,12 +46,12 @@ struct Turn {
   PYALLREDUCE_FN Turn(const Call& c, uint32_t b)
       : call(c),
         block(b),
-        state(pinned(c.slab(c.rank).state(b))),
-        control(pinned(c.slab(c.rank).control())) {}
+        words(pinned(c.own().epoch(b))),
+        control(pinned(c.own().control())) {}
 
   // Behind grid_dependency_wait: the grid before has advanced the epoch.
   PYALLREDUCE_FN void begin() {
-    epoch = ld_relaxed_sys(&state->epoch);
+    epoch = ld_relaxed_sys(&words->value);
     slot = epoch % kSlots;
     const Words words = ld_relaxed_sys(reinterpret_cast<const Words*>(control));
     generation = words.w[1];
@@ -60,8 +60,10 @@ struct Turn {
 
   // For grid_dependency_wait.
   PYALLREDUCE_FN uint64_t bits() const {
-    return reinterpret_cast<uint64_t>(state) | reinterpret_cast<uint64_t>(control);
+    return reinterpret_cast<uint64_t>(words) | reinterpret_cast<uint64_t>(control);
   }
+
+  PYALLREDUCE_FN uint32_t* owner_word() const { return &words[kMaxBlocks].value; }
 
   // Laps are calls of their own to the mailboxes.
   PYALLREDUCE_FN uint32_t slot_of(uint32_t lap) const { return (slot + lap) % kSlots; }

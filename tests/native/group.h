@@ -43,7 +43,7 @@ struct Group {
 
   uint32_t world() const { return layout.world; }
   uint64_t address(uint32_t rank) const { return reinterpret_cast<uint64_t>(slabs[rank].data()); }
-  Slab slab(uint32_t rank) { return Slab{reinterpret_cast<char*>(address(rank)), &layout, rank}; }
+  Slab slab(uint32_t rank) { return Slab{reinterpret_cast<char*>(address(rank)), &layout}; }
 
   // Arms every slab, as slab.py does. No rank may be in a call.
   void begin(uint32_t generation, uint32_t deadline_ms = usual_deadline_ms(),

@@ -90,7 +90,7 @@ void laps() {
     });
     for (const int one : wrong) EXPECT(one == 0);
     EXPECT(group.all_armed());
-    for (uint32_t r = 0; r < world; ++r) EXPECT(group.slab(r).state(0)->epoch == 2 * all);
+    for (uint32_t r = 0; r < world; ++r) EXPECT(group.slab(r).epoch(0)->value == 2 * all);
   }
 }
 
@@ -114,12 +114,12 @@ void wrap() {
   for (const uint32_t start : {0x7ffffffeu, 0xfffffffeu}) {
     Group group(2);
     for (uint32_t r = 0; r < 2; ++r) {
-      for (uint32_t b = 0; b < kMaxBlocks; ++b) group.slab(r).state(b)->epoch = start;
+      for (uint32_t b = 0; b < kMaxBlocks; ++b) group.slab(r).epoch(b)->value = start;
     }
     for (uint32_t turn = 0; turn < 6; ++turn) {
       EXPECT(every_rank_calls(group, 200, kWays[turn % 3].in(2)));
     }
-    EXPECT(group.slab(0).state(0)->epoch == start + 6);
+    EXPECT(group.slab(0).epoch(0)->value == start + 6);
   }
 }
 

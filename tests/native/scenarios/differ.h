@@ -74,7 +74,7 @@ void mismatch_beside_silence() {
 void epochs_differ() {
   for (const Way& way : kWays) {
     Group group(2, 3'000);
-    for (uint32_t b = 0; b < kMaxBlocks; ++b) group.slab(1).state(b)->epoch = 2;
+    for (uint32_t b = 0; b < kMaxBlocks; ++b) group.slab(1).epoch(b)->value = 2;
     group.run([&](uint32_t r) {
       Message<float> x(64);
       EXPECT(all_reduce(group, r, x, x, way.in(1)) != 0);

@@ -48,7 +48,7 @@ void drained() {
       EXPECT(poisoned(out));
     });
     EXPECT(group.all_armed());
-    EXPECT(group.slab(0).state(0)->owner == 0);
+    EXPECT(group.slab(0).owner_word(0)->value == 0);
   }
 }
 
@@ -88,7 +88,7 @@ void no_result_of_half_a_sum() {
     if (r == 2) {
       const Shape shape{DataType::kFloat32, Algorithm::kTwoShot, 0, 1, 1, 0};
       const uint32_t one = bits(1.0f);
-      Words* shards = group.slab(1).two_shot(0, 2);
+      Words* shards = group.slab(1).two_shot(0, 1);
       Words* results = shards + uint64_t{kMaxBlocks} * 2 * group.layout.two_shot_tile;
       for (uint32_t i = 0; i < 9; ++i) put(shards + i, Words{{one, one, one, one}});
       for (uint32_t i = 0; i < 7; ++i) put(results + i, Words{{one, one, one, one}});
@@ -116,9 +116,9 @@ void silent_from_the_second_lap() {
     Slab there = group.slab(0);
     if (r == 1) {
       const Shape shape{DataType::kFloat32, Algorithm::kTwoShot, 0, 1, 3, 0};
-      Words* results = there.two_shot(0, 1) + uint64_t{kMaxBlocks} * tile;
+      Words* results = there.two_shot(0, 0) + uint64_t{kMaxBlocks} * tile;
       for (uint32_t i = 0; i < tile; ++i) {
-        put(there.two_shot(0, 1) + Slab::spread(i), Words{{one, one, one, one}});
+        put(there.two_shot(0, 0) + Slab::spread(i), Words{{one, one, one, one}});
         put(results + Slab::spread(i), Words{{two, two, two, two}});
       }
       return put(there.signature(0, 1), Words{{0, 2 * part, encode_shape(shape), 0}});
@@ -136,7 +136,7 @@ void silent_from_the_second_lap() {
     }
     EXPECT(group.ranks[0]->report().phase == static_cast<uint32_t>(Phase::kShards));
   });
-  EXPECT(group.slab(0).state(0)->epoch == 3);
+  EXPECT(group.slab(0).epoch(0)->value == 3);
   group.begin(2);
   EXPECT(every_rank_calls(group, 8 * part, plan));
 }
@@ -196,7 +196,7 @@ void absent() {
         EXPECT(call(group, 1, 100, way.in(1)) == 0);
         return;
       }
-      for (uint32_t i = 0; i < 25; ++i) await_vector(group.slab(0).one_shot(0, 1) + i);
+      for (uint32_t i = 0; i < 25; ++i) await_vector(group.slab(0).one_shot(0, 0) + i);
       await_vector(group.slab(0).signature(0, 1));
       group.records[0].host.absent = 1u << 1;
       EXPECT(call(group, 0, 100, way.in(1)) == 0);
@@ -217,7 +217,7 @@ void asked_again() {
     if (r != 0) return;
     Turn turn(call, 0);
     turn.begin();
-    Words* box = group.slab(0).one_shot(0, 1);
+    Words* box = group.slab(0).one_shot(0, 0);
     uint32_t reads = 0;
     const auto mailbox = [&](uint32_t) {
       // The first, and one a poll up to the second look; that look's own comes next.
@@ -282,7 +282,7 @@ void notice() {
 void overlap() {
   for (const Way& way : kOneShots) {
     Group group(2, 300);
-    group.slab(0).state(0)->owner = 1;  // a call is in block 0
+    group.slab(0).owner_word(0)->value = 1;  // a call is in block 0
     group.run([&](uint32_t r) {
       Message<float> x(100), out(100);
       const Stop stop = stop_of(all_reduce(group, r, x, out, way.in(1)), 1);
