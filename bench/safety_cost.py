@@ -39,20 +39,14 @@ from pyallreduce.worker import Context
 _CALLS, _REPLAYS = 200, 20
 _ANSWER_S = 60.0
 _SEED, _MOST_PAGES, _PAGE = 5, 20, 1 << 20  # pages of 2 MiB, in bfloat16
-# Of one-shot's two kernels alone: they carry what is measured here.
-_BY_WARPS = "one_shot_by_warps.h"
+# Of one-shot alone: it carries what is measured here.
 PATCHES: list[Patch] = [
     ("one_shot.h", "  signatures.send(block, turn);\n", ""),
     ("one_shot.h", "  signatures.check(block, turn);\n", ""),
-    # Every lane must have read the epoch before it advances.
-    ("one_shot.h", "  enter(block, turn);\n", "  block.all(true);\n"),
+    ("one_shot.h", "  enter(block, turn);\n", ""),
+    ("one_shot.h", "  leave_by_owner(block, turn);\n", ""),
     ("one_shot.h", " | signatures.bits()", ""),
     ("one_shot.h", "if (!block.all(turn.ok())) turn.join();", "if (step > 0) block.all(true);"),
-    (_BY_WARPS, "has_vector || (lane == kSignatureLane && warp_.place == 0)", "has_vector"),
-    (_BY_WARPS, "top = max_of(top, largest", "if (l.elements > 0) top = max_of(top, largest"),
-    (_BY_WARPS, "if (turn_.ok()) st_relaxed_sys(l.from[i], armed());", "{}"),
-    (_BY_WARPS, "|| same(l.others[i], l.mine)", "|| true"),
-    (_BY_WARPS, "    enter(warp_, turn_, warp_.place == 0);\n", ""),
     ("wait.h", "if (__builtin_expect(polls % kPollsPerLook != 0, 1)) continue;", "continue;"),
     ("wait.h", "stop = stop_of(words.w[0], generation);", "stop = Stop::kNone;"),
 ]

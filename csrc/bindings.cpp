@@ -297,7 +297,6 @@ PYBIND11_MODULE(_C, m) {
   m.attr("PROTOCOL_VERSION") = kProtocolVersion;
   m.attr("MAX_LANES") = kMaxLanes;
   m.def("max_lanes", &max_lanes, py::arg("world"));
-  m.attr("VECTORS_BY_WARPS") = kMaxWarps * kDataLanes;
   bind_layout(m);
   bind_shared_memory(m);
   bind_rank(m);

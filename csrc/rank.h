@@ -16,14 +16,8 @@ namespace pyallreduce {
 struct Plan {
   Algorithm algorithm;
   uint32_t blocks;
-  uint32_t lanes;  // of a block, a multiple of 32; of one-shot 32 where warps go alone
+  uint32_t lanes;  // of a block, a multiple of 32
 };
-
-// Whether the warps of this call's blocks go alone, with a vector a lane.
-inline bool by_warps(const Plan& plan, const Call& call) {
-  return plan.algorithm == Algorithm::kOneShot && plan.lanes == kWarpLanes &&
-         warps_of(call.tile) <= kMaxWarps;
-}
 
 class Rank {
  public:

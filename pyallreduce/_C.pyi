@@ -11,7 +11,6 @@ MAX_RANKS: int
 MAX_BLOCKS: int
 MAX_LANES: int
 PROTOCOL_VERSION: int
-VECTORS_BY_WARPS: int
 
 class SharedMemoryError(OSError): ...
 class CudaError(RuntimeError): ...

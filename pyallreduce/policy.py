@@ -27,8 +27,6 @@ __all__ = [
     "plan_for",
     "table_for",
     "table_lines",
-    "uses_warps",
-    "vectors_a_block",
 ]
 
 ONE_SHOT, TWO_SHOT = 1, 2  # csrc/protocol/call.h, enum Algorithm
@@ -37,15 +35,11 @@ _CODES = {name: code for code, name in ALGORITHM_NAMES.items()}
 AlgorithmName = Literal["auto", "one_shot", "two_shot"]
 
 _VECTOR = 16  # bytes
-_WARP = 32  # lanes
 
 
 @dataclass(frozen=True)
 class Plan:
-    """One launch: algorithm code, blocks of the grid, data lanes of a block.
-
-    One-shot of 32 lanes is another kernel where a block has at most `vectors_a_block` vectors.
-    """
+    """One launch: algorithm code, blocks of the grid, data lanes of a block."""
 
     algorithm: int
     blocks: int
@@ -97,23 +91,12 @@ def plan_for(nbytes: int, limits: Limits, algorithm: AlgorithmName = "auto") -> 
     owners = 1 if code == ONE_SHOT else limits.world
     vectors = max(1, -(-nbytes // (_VECTOR * owners)))
     if limits.target == "host":
-        return _on_the_host(code, vectors, entry, limits)
+        most = min(entry.blocks or 8, limits.blocks)
+        return Plan(code, min(-(-vectors // 1024), most), 64)
     most = min(entry.blocks or limits.blocks, limits.blocks)
     widest = max_lanes(limits.world)
     lanes = min(entry.lanes, widest) or _lanes(vectors, most, widest)
-    return Plan(code, min(-(-vectors // vectors_a_block(code, lanes)), most), lanes)
-
-
-def uses_warps(limits: Limits) -> bool:
-    """Whether any message may go by one-shot of 32 lanes: one that is left to NCCL, too."""
-    entries = (*table_for(limits).entries, *_shipped(limits).entries)
-    return any(plan_for(e.up_to, limits, "one_shot").lanes == _WARP for e in entries)
-
-
-def vectors_a_block(code: int, lanes: int) -> int:
-    """What a block takes in one step. One-shot of 32 lanes has blocks of up to four warps that go
-    alone, a lane of each for the signature (csrc/protocol/one_shot_by_warps.h)."""
-    return 4 * (_WARP - 1) if code == ONE_SHOT and lanes == _WARP else lanes
+    return Plan(code, min(-(-vectors // lanes), most), lanes)
 
 
 def table_lines(limits: Limits) -> tuple[str, ...]:
@@ -127,13 +110,6 @@ def table_lines(limits: Limits) -> tuple[str, ...]:
 
 def _shipped(limits: Limits) -> Table:
     return shipped.HOST if limits.target == "host" else shipped.GPU[limits.world]
-
-
-def _on_the_host(code: int, vectors: int, entry: Entry, limits: Limits) -> Plan:
-    """A thread runs the lanes of a block in turn: few blocks of many steps, unless by warps."""
-    lanes = _WARP if entry.lanes == _WARP else 64
-    a_block = 1024 if lanes == 64 else vectors_a_block(code, lanes)
-    return Plan(code, min(-(-vectors // a_block), entry.blocks or 8, limits.blocks), lanes)
 
 
 def _line(entry: Entry, *, last: bool) -> str:

@@ -4,7 +4,7 @@
 
 An entry is (largest message in bytes, algorithm, blocks, lanes); 0 blocks or lanes leave the shape
 to the rule of `policy.py`. bench/sweep.py measures what belongs here, bench/NOTES.md says when it
-was. 32 lanes of one-shot are a kernel of their own (csrc/protocol/one_shot_by_warps.h).
+was.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ def _modelled(one_shot_limit: int) -> Table:
 GPU: dict[int, Table] = {
     # Measured on two H200s: up to 512 KiB bench/results/sweep-h200-2-small.json, up to 4 MiB
     # race-addresses-h200-2.txt, by where lines through its sizes cross, above
-    # sweep-h200-2-laps.json and race-park-h200-2.txt; 32 lanes race-warps-h200-2.txt.
+    # sweep-h200-2-laps.json and race-park-h200-2.txt.
     2: Table(
         (
             Entry(2 * _KIB, "one_shot", lanes=64),
             Entry(16 * _KIB, "one_shot"),
-            Entry(128 * _KIB, "one_shot", lanes=32),
+            Entry(128 * _KIB, "one_shot", lanes=64),
             Entry(256 * _KIB, "one_shot"),
             Entry(512 * _KIB, "one_shot", lanes=256),
             Entry(1536 * _KIB, "one_shot", lanes=512),
@@ -56,10 +56,11 @@ GPU: dict[int, Table] = {
             Entry(MAX_BYTES, "two_shot", lanes=480),
         )
     ),
-    # The best shapes in race-apart-h200-4.txt, but for 1 KiB (NOTES.md, entry 37). Where four ranks
-    # change to two-shot: by where lines through 128 and 256 KiB of compare-h200-4.json cross.
+    # The best shapes in race-apart-h200-4.txt. Where four ranks change to two-shot: by where lines
+    # through 128 and 256 KiB of compare-h200-4.json cross.
     4: Table(
         (
+            Entry(1 * _KIB, "one_shot", lanes=32),
             Entry(32 * _KIB, "one_shot", lanes=64),
             Entry(224 * _KIB, "one_shot", lanes=128),
             Entry(512 * _KIB, "two_shot", lanes=128),
@@ -74,10 +75,4 @@ GPU: dict[int, Table] = {
 }
 
 # On the host a hop is a context switch or two: one-shot until its copies outweigh that.
-HOST = Table(
-    (
-        Entry(3 * _KIB, "one_shot", lanes=32),
-        Entry(64 * _KIB, "one_shot"),
-        Entry(MAX_BYTES, "two_shot"),
-    )
-)
+HOST = Table((Entry(64 * _KIB, "one_shot"), Entry(MAX_BYTES, "two_shot")))

@@ -4,8 +4,7 @@
 
 First every directed edge by a ping-pong of resident kernels, then every kernel in use on payloads
 that name rank, position and turn, compared bit for bit: eager, and on a GPU as a graph's replay. Of
-each kernel (one-shot has two, of which the table may use one) a short message in every dtype, the
-widest grid, and of two-shot a launch of laps.
+each algorithm a short message in every dtype, the widest grid, and of two-shot a launch of laps.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import torch
 
 from pyallreduce.errors import AllReduceAborted, CallMismatch, PyallreduceError
 from pyallreduce.native import Edge, NativePath
-from pyallreduce.policy import ONE_SHOT, AlgorithmName, Limits, Plan, uses_warps, vectors_a_block
+from pyallreduce.policy import AlgorithmName, Plan
 from pyallreduce.reasons import Code, Reason
 
 __all__ = ["edges", "first_calls"]
@@ -26,7 +25,6 @@ _ROUNDS = 8
 _ELEMENTS = 4099  # several blocks, and a tail
 _VECTOR = 16  # bytes
 _ALGORITHMS: tuple[AlgorithmName, ...] = ("one_shot", "two_shot")
-_BY_BLOCKS, _BY_WARPS = 64, 32  # lanes: csrc/protocol/one_shot.h, one_shot_by_warps.h
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _SOUND, _SILENT = 1, 2  # csrc/protocol/slab.h, enum EdgeState
 
@@ -114,14 +112,10 @@ def _replay(native: NativePath, cases: list[_Case]) -> Reason:
 
 def _launches(native: NativePath) -> Iterator[tuple[Plan, torch.dtype, int]]:
     """The plans to prove, with the dtype and the elements of their messages."""
-    kernels = (_BY_BLOCKS, _BY_WARPS) if uses_warps(native.limits) else (_BY_BLOCKS,)
     for dtype in _DTYPES:
-        for lanes in kernels:
-            yield _one_shot(native.limits, dtype, lanes, _ELEMENTS)
-        yield native.plan(_ELEMENTS * dtype.itemsize, "two_shot"), dtype, _ELEMENTS
+        for algorithm in _ALGORITHMS:
+            yield native.plan(_ELEMENTS * dtype.itemsize, algorithm), dtype, _ELEMENTS
     dtype, world = torch.bfloat16, native.limits.world
-    if _BY_WARPS in kernels:
-        yield _one_shot(native.limits, dtype, _BY_WARPS, 1 << 20)  # its widest grid
     for algorithm in _ALGORITHMS:
         widest = native.plan(1 << 40, algorithm)
         filled = widest.blocks * widest.lanes * _VECTOR * (1 if algorithm == "one_shot" else world)
@@ -130,15 +124,6 @@ def _launches(native: NativePath) -> Iterator[tuple[Plan, torch.dtype, int]]:
     one_block = Plan(widest.algorithm, 1, 32)
     a_lap = native.layout.two_shot_capacity(one_block.blocks)
     yield one_block, dtype, (a_lap + a_lap // 2) // dtype.itemsize
-
-
-def _one_shot(
-    limits: Limits, dtype: torch.dtype, lanes: int, elements: int
-) -> tuple[Plan, torch.dtype, int]:
-    """In one step: with more, 32 lanes are those of the other kernel."""
-    a_block = vectors_a_block(ONE_SHOT, lanes) * _VECTOR // dtype.itemsize
-    elements = min(elements, limits.blocks * a_block - 1)
-    return Plan(ONE_SHOT, -(-elements // a_block), lanes), dtype, elements
 
 
 def _call(native: NativePath, case: _Case) -> None:

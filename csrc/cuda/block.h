@@ -6,7 +6,7 @@
 
 #include <type_traits>
 
-#include "protocol/memory.h"
+#include "protocol/target.h"
 
 namespace pyallreduce::cuda {
 
@@ -48,45 +48,6 @@ struct Block {
   __device__ __forceinline__ void meet() const { __syncthreads(); }
   // Whether all lanes say yes; a barrier of the block.
   __device__ __forceinline__ bool all(bool ok) const { return __syncthreads_and(ok) != 0; }
-};
-
-// One warp of a block whose warps go alone: lane 0 carries the signature, the others data.
-struct Warp {
-  template <typename V>
-  using PerLane = Block::PerLane<V>;
-
-  uint32_t index;  // of the block
-  uint32_t place;  // among its warps
-  uint32_t lane;
-  uint32_t* done;  // a bit a warp; in shared memory
-
-  __device__ __forceinline__ explicit Warp(uint32_t* d)
-      : index(blockIdx.x),
-        place(threadIdx.x / kWarpLanes),
-        lane(settled(threadIdx.x % kWarpLanes)),
-        done(d) {}
-
-  template <typename Use>
-  __device__ __forceinline__ void data(Use use) const {
-    use(lane);
-  }
-  template <typename Use>
-  __device__ __forceinline__ void signer(Use use) const {
-    use(lane);
-  }
-  // Whether all lanes say yes.
-  __device__ __forceinline__ bool all(bool ok) const { return __all_sync(~0u, ok) != 0; }
-  // Whether this is the first lane that says yes.
-  __device__ __forceinline__ bool first(bool yes) const {
-    const uint32_t those = __ballot_sync(~0u, yes);
-    return yes && (those & ((1u << lane) - 1)) == 0;
-  }
-  // Whether the block's other warps have said so before; asked once, by one lane.
-  __device__ __forceinline__ bool is_last() const {
-    const uint32_t all = (1u << (blockDim.x / kWarpLanes)) - 1;
-    // (For an addition ptxas would first count the lanes that come with it.)
-    return (atomicOr(done, 1u << place) | 1u << place) == all;
-  }
 };
 
 }  // namespace pyallreduce::cuda

@@ -6,7 +6,6 @@
 #include "protocol/dispatch.h"
 #include "protocol/edges.h"
 #include "protocol/one_shot.h"
-#include "protocol/one_shot_by_warps.h"
 #include "protocol/two_shot.h"
 
 namespace pyallreduce::cuda {
@@ -24,16 +23,6 @@ __global__ void __launch_bounds__(kMaxThreads<kWorld>, kResident<kWorld>)
     one_shot_kernel(const __grid_constant__ Call call) {
   Block block;
   one_shot<T, kWorld>(block, call);
-}
-
-template <typename T, int kWorld>
-__global__ void __launch_bounds__(kMaxWarps* kWarpLanes)
-    one_shot_by_warps_kernel(const __grid_constant__ Call call) {
-  __shared__ uint32_t done;
-  if (threadIdx.x == 0) done = 0;
-  __syncthreads();
-  Warp warp(&done);
-  one_shot_by_warps<T, kWorld>(warp, call);
 }
 
 template <typename T, int kWorld>
@@ -57,14 +46,14 @@ __global__ void ping_pong_kernel(const __grid_constant__ Call call) {
 // Programmatic dependent launch: the next call's blocks are in place before this call's have
 // finished. Ignored before sm_90, whose kernels have no griddepcontrol.
 template <typename Kernel>
-void launch_dependent(Kernel kernel, const Call& call, uint32_t blocks, uint32_t threads,
+void launch_dependent(Kernel kernel, const Call& call, uint32_t blocks, uint32_t lanes,
                       cudaStream_t stream) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks);
-  config.blockDim = dim3(threads);
+  config.blockDim = dim3(lanes + kSignerLanes);
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
@@ -78,14 +67,9 @@ void launch(const Call& call, DataType dtype, const Plan& plan, cudaStream_t str
     with_world(call.layout.world, [&](auto ranks) {
       using T = typename decltype(type)::type;
       constexpr int kWorld = decltype(ranks)::value;
-      if (by_warps(plan, call)) {
-        const auto kernel = one_shot_by_warps_kernel<T, kWorld>;
-        const uint32_t threads = warps_of(call.tile) * kWarpLanes;
-        return launch_dependent(kernel, call, plan.blocks, threads, stream);
-      }
       const auto kernel = plan.algorithm == Algorithm::kOneShot ? one_shot_kernel<T, kWorld>
                                                                 : two_shot_kernel<T, kWorld>;
-      launch_dependent(kernel, call, plan.blocks, plan.lanes + kSignerLanes, stream);
+      launch_dependent(kernel, call, plan.blocks, plan.lanes, stream);
     });
   });
 }
@@ -93,13 +77,12 @@ void launch(const Call& call, DataType dtype, const Plan& plan, cudaStream_t str
 void launch_refusal(const Call& call, cudaStream_t stream) {
   with_world(call.layout.world, [&](auto ranks) {
     constexpr int kWorld = decltype(ranks)::value;
-    launch_dependent(refusal_kernel<kWorld>, call, kMaxBlocks, kWarpLanes + kSignerLanes, stream);
+    launch_dependent(refusal_kernel<kWorld>, call, kMaxBlocks, 32, stream);
   });
 }
 
 void launch_ping_pong(const Call& call, cudaStream_t stream) {
-  launch_dependent(ping_pong_kernel, call, call.layout.world - 1, kWarpLanes + kSignerLanes,
-                   stream);
+  launch_dependent(ping_pong_kernel, call, call.layout.world - 1, 32, stream);
 }
 
 void load_kernels(uint32_t world) {
@@ -111,8 +94,6 @@ void load_kernels(uint32_t world) {
         using T = typename decltype(type)::type;
         constexpr int kWorld = decltype(ranks)::value;
         check(cudaFuncGetAttributes(&facts, one_shot_kernel<T, kWorld>), "loading a kernel");
-        check(cudaFuncGetAttributes(&facts, one_shot_by_warps_kernel<T, kWorld>),
-              "loading a kernel");
         check(cudaFuncGetAttributes(&facts, two_shot_kernel<T, kWorld>), "loading a kernel");
         check(cudaFuncGetAttributes(&facts, refusal_kernel<kWorld>), "loading a kernel");
       });

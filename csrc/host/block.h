@@ -37,13 +37,4 @@ struct Block {
   bool all(bool ok) const { return ok; }
 };
 
-// One warp of a block whose warps go alone, a block of 32 lanes to them; here one behind the other.
-struct Warp : Block {
-  uint32_t place;  // among the block's warps
-  uint32_t warps;
-
-  bool first(bool yes) const { return yes; }
-  bool is_last() const { return place == warps - 1; }
-};
-
 }  // namespace pyallreduce::host

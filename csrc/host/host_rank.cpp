@@ -9,7 +9,6 @@
 #include "protocol/dispatch.h"
 #include "protocol/edges.h"
 #include "protocol/one_shot.h"
-#include "protocol/one_shot_by_warps.h"
 #include "protocol/two_shot.h"
 
 namespace pyallreduce::host {
@@ -21,13 +20,7 @@ void HostRank::launch(const Call& call, DataType dtype, const Plan& plan, uint64
       using T = typename decltype(type)::type;
       for (uint32_t index = 0; index < plan.blocks; ++index) {
         Block block{index, plan.lanes};
-        if (by_warps(plan, call)) {
-          const uint32_t warps = warps_of(call.tile);
-          for (uint32_t place = 0; place < warps; ++place) {
-            Warp warp{{index, kWarpLanes}, place, warps};
-            one_shot_by_warps<T, ranks.value>(warp, call);
-          }
-        } else if (plan.algorithm == Algorithm::kOneShot) {
+        if (plan.algorithm == Algorithm::kOneShot) {
           one_shot<T, ranks.value>(block, call);
         } else {
           two_shot<T, ranks.value>(block, call);

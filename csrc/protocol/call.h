@@ -26,7 +26,8 @@ struct Call {
   uint32_t vectors;   // second: of the whole message
   uint32_t tag;       // fourth: the caller's, below 2^31
 
-  // By how far its owner is behind this rank: nothing is to be computed before the address is known.
+  // By how far its owner is behind this rank: nothing is to be computed before the address is
+  // known.
   PYALLREDUCE_FN Slab slab_at(uint32_t hop) const { return Slab{slabs[hop], &layout}; }
   PYALLREDUCE_FN Slab own() const { return slab_at(0); }
   PYALLREDUCE_FN Slab slab(uint32_t owner) const {

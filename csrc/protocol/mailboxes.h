@@ -32,7 +32,7 @@ struct Mailboxes {
   // `place(slab, peer)`: the mailbox in a slab for what that peer of its owner sends.
   template <typename Place>
   PYALLREDUCE_FN Mailboxes(const Call& call, uint32_t tile, Place place)
-      : sender(kMaxBlocks * tile), shot(shot_of(tile)) {
+      : sender(kMaxBlocks * tile), shot((kWorld - 1) * sender) {
 #pragma unroll
     for (uint32_t hop = 1; hop < kWorld; ++hop) {
       theirs[hop - 1] = place(call.slab_at(hop), peer_at<kWorld>(hop, call.rank));
@@ -40,8 +40,6 @@ struct Mailboxes {
     mine = place(call.own(), 0);
     pin();
   }
-
-  PYALLREDUCE_FN static uint32_t shot_of(uint32_t tile) { return (kWorld - 1) * kMaxBlocks * tile; }
 
   // The i-th vector to a rank, or from a peer, in the mailboxes that are `further` vectors on.
   PYALLREDUCE_FN Words* to(uint32_t hop, uint32_t i, uint32_t further = 0) const {
@@ -108,9 +106,9 @@ PYALLREDUCE_FN bool collect(Turn& turn, Phase phase, Words (&vectors)[kPeers], M
         from = rank_of(peer, turn.call.rank);
       }
     }
-    return Awaited{from, phase};
+    return from;
   };
-  if (!turn.wait(missing, arrived)) return false;
+  if (!turn.wait(missing, phase, arrived)) return false;
   // Here, where the lanes wait anyway: behind the barrier and the stores of the output it would be
   // part of the call's time.
 #pragma unroll

@@ -116,18 +116,6 @@ PYALLREDUCE_FN V* pinned(V* address) {
   return address;
 }
 
-// A value that is made once: ptxas would make an address, a parameter, or the thread's number anew
-// where it is used, behind the wait for data. What lanes have exchanged it can't. In all lanes of a
-// warp.
-PYALLREDUCE_FN uint32_t settled(uint32_t value) {
-  return __shfl_sync(~0u, value, threadIdx.x % 32);
-}
-template <typename V>
-PYALLREDUCE_FN V* settled(V* address) {
-  return reinterpret_cast<V*>(
-      __shfl_sync(~0u, reinterpret_cast<uint64_t>(address), threadIdx.x % 32));
-}
-
 // Between two looks at clock and abort words, some milliseconds. A look at the host's words, from
 // the second on, takes 0.3 ms for a call of 256 KiB and 1 ms for one of 1 MiB, since the reads of
 // its warps go over PCIe one by one. If that is longer than a peer waits until its own such look,
@@ -177,11 +165,6 @@ inline void grid_dependency_wait(uint64_t /*early*/) { __atomic_thread_fence(__A
 template <typename V>
 V* pinned(V* address) {
   return address;
-}
-
-template <typename V>
-V settled(V value) {
-  return value;
 }
 
 constexpr uint32_t kPollsPerLook = 64;

@@ -41,10 +41,6 @@ class Message {
     }
   }
 
-  PYALLREDUCE_FN Words* out(uint32_t i) const { return out_ + i; }
-  // How many elements the i-th vector holds.
-  PYALLREDUCE_FN uint32_t elements(uint32_t i) const { return i == short_ ? count_ : kElements<T>; }
-
   // For grid_dependency_wait.
   PYALLREDUCE_FN uint64_t bits() const {
     return reinterpret_cast<uint64_t>(in_) | reinterpret_cast<uint64_t>(out_) | short_;

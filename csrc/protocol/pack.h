@@ -18,10 +18,6 @@ constexpr uint32_t kOtherNan = 0x7fff7fffu;  // NaN in the same three types: wha
 PYALLREDUCE_FN Words armed() { return Words{{kSentinel, kSentinel, kSentinel, kSentinel}}; }
 PYALLREDUCE_FN Words poison() { return Words{{kOtherNan, kOtherNan, kOtherNan, kOtherNan}}; }
 
-// The sentinel, if any word is.
-PYALLREDUCE_FN uint32_t largest(const Words& v) {
-  return max_of(max_of(v.w[0], v.w[1]), max_of(v.w[2], v.w[3]));
-}
 PYALLREDUCE_FN bool pending(const Words& v) {
   return v.w[0] == kSentinel || v.w[1] == kSentinel || v.w[2] == kSentinel || v.w[3] == kSentinel;
 }

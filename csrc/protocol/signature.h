@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: The pyallreduce authors
 // SPDX-License-Identifier: Apache-2.0
 //
-// The exchange of signatures: one more warp, or a lane of each warp (one_shot_by_warps.h), carries
-// them beside the data, so that they cost no hop. All algorithms use the same places and epochs, or
-// ranks that chose different ones would never meet. Two ranks that differ both see it, and a third
-// differs from at least one of them: nobody needs to be told.
+// The exchange of signatures: one more warp carries them beside the data, so that they cost no hop.
+// All algorithms use the same places and epochs, or ranks that chose different ones would never
+// meet. Two ranks that differ both see it, and a third differs from at least one of them: nobody
+// needs to be told.
 #pragma once
 
 #include "protocol/wait.h"
@@ -51,34 +51,11 @@ class Signatures {
     send(block, turn, lap);
   }
 
-  // Whether a signature that differs is here, in a call of one lap: then this turn has failed, and
-  // `theirs` is that signature. For lanes that wait for data.
-  PYALLREDUCE_FN static bool differs(Turn& turn, Words& theirs) {
-#pragma unroll 1
-    for (uint32_t peer = 0; peer < kWorld; ++peer) {
-      if (!has_peer(turn.call, peer)) continue;
-      const Words* mailbox = turn.call.own().signature(turn.block, peer);
-      const Words seen = ld_relaxed_sys(mailbox + place(turn, 0));
-      if (pending(seen) || is_ours(turn, peer, seen, 0)) continue;
-      theirs = seen;
-      return true;
-    }
-    return false;
-  }
-
   PYALLREDUCE_FN uint64_t bits() const { return to_.bits() | from_.bits(); }
 
  private:
   PYALLREDUCE_FN static uint32_t place(const Turn& turn, uint32_t lap) {
     return turn.slot_of(lap) * kSignatureSlot;
-  }
-
-  // Else this turn has failed.
-  PYALLREDUCE_FN static bool is_ours(Turn& turn, uint32_t peer, const Words& theirs, uint32_t lap) {
-    if (same(theirs, signature_of(turn.call, turn.epoch + lap))) return true;
-    const bool refused = (theirs.w[2] & kRefusedShape) != 0;
-    turn.fail(refused ? Stop::kRefused : Stop::kMismatch, peer, Phase::kSignature, 0);
-    return false;
   }
 
   PYALLREDUCE_FN static bool has_peer(const Call& call, uint32_t lane) {
@@ -93,13 +70,13 @@ class Signatures {
       theirs = ld_relaxed_sys(mailbox);
       return false;
     };
-    const auto missing = [&] {
-      return Awaited{pending(theirs) ? lane : turn.call.rank, Phase::kSignature};
-    };
-    if (!turn.wait(missing, arrived)) return;
+    const auto missing = [&] { return pending(theirs) ? lane : turn.call.rank; };
+    if (!turn.wait(missing, Phase::kSignature, arrived)) return;
     if (turn.call.laps > 1) theirs = ld_acquire_sys(mailbox);  // the same again
     st_relaxed_sys(mailbox, armed());
-    if (is_ours(turn, lane, theirs, lap)) return;
+    if (same(theirs, signature_of(turn.call, turn.epoch + lap))) return;
+    const bool refused = (theirs.w[2] & kRefusedShape) != 0;
+    turn.fail(refused ? Stop::kRefused : Stop::kMismatch, lane, Phase::kSignature, 0);
     turn.report(theirs);  // at once: the data's lanes would wait, and report, a silent peer
   }
 
@@ -108,17 +85,15 @@ class Signatures {
 };
 
 // The start of a block's part of a call: no other call of this rank may be in this block.
-// Where several warps go alone one of them `claims`; the others hear of a stopped generation alone.
 template <typename Block>
-PYALLREDUCE_FN void enter(const Block& block, Turn& turn, bool claims = true) {
+PYALLREDUCE_FN void enter(const Block& block, Turn& turn) {
   block.signer([&](uint32_t lane) {
     if (lane != kOwnerLane) return;
     const uint32_t rank = turn.call.rank;
     if (!turn.ok()) {  // a stopped generation: the host has to learn it from this call too
       turn.fail(turn.stop, rank, Phase::kNone, 0);
-      // Calls of a rank run one by one.
-      if (turn.block == 0 && claims) ++turn.call.record->drained;
-    } else if (claims && atom_exch_relaxed_gpu(turn.owner_word(), 1) != 0) {
+      if (turn.block == 0) ++turn.call.record->drained;  // calls of a rank run one by one
+    } else if (atom_exch_relaxed_gpu(turn.owner_word(), 1) != 0) {
       turn.fail(Stop::kOverlap, rank, Phase::kNone, 0);
       // At once: the other lanes, and the other call, would wait until their deadline. The record
       // follows when the block leaves.
@@ -131,8 +106,8 @@ PYALLREDUCE_FN void enter(const Block& block, Turn& turn, bool claims = true) {
 PYALLREDUCE_FN void advance(const Turn& turn) {
   st_relaxed_sys(&turn.words->value, turn.epoch + turn.call.laps);
 }
-// Behind a barrier of the block. Not at the call's end: the next call would read the epoch while this
-// store is under way.
+// Behind a barrier of the block. Not at the call's end: the next call would read the epoch while
+// this store is under way.
 template <typename Block>
 PYALLREDUCE_FN void advance_by_owner(const Block& block, const Turn& turn) {
   block.signer([&](uint32_t lane) {

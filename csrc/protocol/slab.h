@@ -42,9 +42,9 @@ struct alignas(16) Control {
 };
 static_assert(sizeof(Control) == 2 * sizeof(Words));
 
-// A block's epoch: calls in which it took part, in this generation; a lap counts as one. Or its owner
-// word: 1 while a call runs in it, so that a second one is refused. They lie apart: the next call
-// would wait for its epoch while this call's last store to the same line is under way
+// A block's epoch: calls in which it took part, in this generation; a lap counts as one. Or its
+// owner word: 1 while a call runs in it, so that a second one is refused. They lie apart: the next
+// call would wait for its epoch while this call's last store to the same line is under way
 // (bench/NOTES.md, entry 38).
 struct alignas(16) BlockWord {
   uint32_t value;

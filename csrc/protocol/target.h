@@ -34,15 +34,8 @@ constexpr uint32_t kMaxLanes = 512;
 PYALLREDUCE_BOTH_FN constexpr uint32_t max_lanes(uint32_t world) {
   return world <= 3 ? kMaxLanes : 480;
 }
-constexpr uint32_t kWarpLanes = 32;
-// Where warps go alone: how many a block has at most, and the lanes of one that carry data.
-constexpr uint32_t kMaxWarps = 4;
-constexpr uint32_t kDataLanes = kWarpLanes - 1;
-PYALLREDUCE_BOTH_FN constexpr uint32_t warps_of(uint32_t vectors) {
-  return vectors < kDataLanes ? 1 : (vectors + kDataLanes - 1) / kDataLanes;
-}
-// Else one more warp: it carries the call's signature.
-constexpr uint32_t kSignerLanes = kWarpLanes;
+// One more warp: it carries the call's signature.
+constexpr uint32_t kSignerLanes = 32;
 // docs/design.md proves that two are enough.
 constexpr uint32_t kSlots = 2;
 
@@ -53,6 +46,5 @@ struct alignas(16) Words {
 };
 
 PYALLREDUCE_BOTH_FN uint32_t min_of(uint32_t a, uint32_t b) { return a < b ? a : b; }
-PYALLREDUCE_BOTH_FN uint32_t max_of(uint32_t a, uint32_t b) { return a > b ? a : b; }
 
 }  // namespace pyallreduce

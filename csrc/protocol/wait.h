@@ -20,12 +20,6 @@ PYALLREDUCE_FN uint32_t milliseconds(uint64_t nanoseconds) {
   return static_cast<uint32_t>(nanoseconds / kNanosecondsPerMillisecond);
 }
 
-// Whose part a wait is for, and which.
-struct Awaited {
-  uint32_t peer;
-  Phase phase;
-};
-
 // One block's view of one call, as one of its lanes sees it: what every wait needs.
 struct Turn {
   const Call& call;
@@ -44,10 +38,7 @@ struct Turn {
   uint32_t waited_ms = 0;
 
   PYALLREDUCE_FN Turn(const Call& c, uint32_t b)
-      : call(c),
-        block(b),
-        words(pinned(c.own().epoch(b))),
-        control(pinned(c.own().control())) {}
+      : call(c), block(b), words(pinned(c.own().epoch(b))), control(pinned(c.own().control())) {}
 
   // Behind grid_dependency_wait: the grid before has advanced the epoch.
   PYALLREDUCE_FN void begin() {
@@ -107,14 +98,9 @@ struct Turn {
 
   // Polls `arrived` until it says yes (true) or the wait has to end (false, and `stop` says why).
   // `arrived` answers from what it read when it was asked before, and reads again; `missing` says
-  // from what it read last whose part has not arrived: this rank's own, if all have. `differs`,
-  // asked in each look, fails this turn if a peer is in another call.
+  // from what it read last which peer has not arrived: this rank itself, if all have.
   template <typename Missing, typename Arrived>
-  PYALLREDUCE_FN bool wait(Missing missing, Arrived arrived) {
-    return wait(missing, arrived, [] { return false; });
-  }
-  template <typename Missing, typename Arrived, typename Differs>
-  PYALLREDUCE_FN bool wait(Missing missing, Arrived arrived, Differs differs) {
+  PYALLREDUCE_FN bool wait(Missing missing, Phase during, Arrived arrived) {
     if (!ok()) return false;
     uint64_t since = 0;
     bool noticed = false;
@@ -135,16 +121,15 @@ struct Turn {
       bool here = false;
 #pragma unroll 1
       for (int ask = 0; ask < 2 && !here; ++ask) here = arrived();
-      const Awaited part = missing();
-      if (here || part.peer == call.rank) break;
-      if (differs()) return false;
-      const Stop why = reason_to_stop(host, part.peer, now - since);
+      const uint32_t from = missing();
+      if (here || from == call.rank) break;
+      const Stop why = reason_to_stop(host, from, now - since);
       if (why != Stop::kNone) {
-        fail(why, part.peer, part.phase, milliseconds(now - since));
+        fail(why, from, during, milliseconds(now - since));
         return false;
       }
       if (!noticed && now - since > in_nanoseconds(host.notice_ms)) {
-        noticed = notice(part, milliseconds(now - since));
+        noticed = notice(from, during, milliseconds(now - since));
       }
     }
     if (__builtin_expect(noticed, 0)) st_relaxed_sys(&control->noticer, 0);
@@ -167,11 +152,11 @@ struct Turn {
   }
 
   // True for the one wait of this rank that tells the host, until it ends.
-  PYALLREDUCE_FN bool notice(const Awaited& part, uint32_t so_far_ms) {
+  PYALLREDUCE_FN bool notice(uint32_t from, Phase during, uint32_t so_far_ms) {
     if (atom_exch_relaxed_gpu(&control->noticer, 1) != 0) return false;
     Notice& notice = call.record->notice;
-    notice.peer = part.peer;
-    notice.phase = static_cast<uint32_t>(part.phase);
+    notice.peer = from;
+    notice.phase = static_cast<uint32_t>(during);
     notice.waited_ms = so_far_ms;
     notice.ours = signature_of(call, epoch);
     st_release_sys(&notice.serial, notice.serial + 1);

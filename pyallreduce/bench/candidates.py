@@ -19,7 +19,7 @@ from pyallreduce.bench import timing
 from pyallreduce.bench.floor import algorithm_floor_us, floor_us
 from pyallreduce.bench.options import Mode, default_calls
 from pyallreduce.check.cases import DTYPES
-from pyallreduce.policy import ALGORITHM_NAMES, Limits, Plan, max_lanes, vectors_a_block
+from pyallreduce.policy import ALGORITHM_NAMES, Limits, Plan, max_lanes
 from pyallreduce.worker import Context
 
 __all__ = ["LANES", "Outcome", "Race", "candidates", "measure", "run_rank", "sizes_between"]
@@ -109,8 +109,8 @@ def candidates(nbytes: int, limits: Limits) -> list[Plan]:
         Plan(code, blocks, width)
         for code in ALGORITHM_NAMES
         if not _hopeless(nbytes, limits.world, code)
-        for width in _useful(lanes, _vectors(nbytes, limits.world, code), code, limits)
-        for blocks in _grids(_vectors(nbytes, limits.world, code), width, code, limits)
+        for width in _useful(lanes, _vectors(nbytes, limits.world, code), limits)
+        for blocks in _grids(_vectors(nbytes, limits.world, code), width, limits)
     ]
 
 
@@ -172,15 +172,15 @@ def _vectors(nbytes: int, world: int, code: int) -> int:
     return max(1, -(-nbytes // (_VECTOR * owners)))
 
 
-def _useful(lanes: Sequence[int], vectors: int, code: int, limits: Limits) -> list[int]:
+def _useful(lanes: Sequence[int], vectors: int, limits: Limits) -> list[int]:
     """The widths up to the first one at which a single block holds the message, but no small ones
     that would take several steps."""
-    enough = [width for width in lanes if width >= vectors]  # 32 may take more: another kernel
+    enough = [width for width in lanes if width >= vectors]
     return [
         width
         for width in lanes
         if width <= min([*enough[:1], max_lanes(limits.world)])
-        and (not _small(width, limits) or vectors <= vectors_a_block(code, width) * limits.blocks)
+        and (not _small(width, limits) or vectors <= width * limits.blocks)
     ]
 
 
@@ -188,9 +188,9 @@ def _small(lanes: int, limits: Limits) -> bool:
     return lanes <= _SMALL and limits.target == "cuda"
 
 
-def _grids(vectors: int, lanes: int, code: int, limits: Limits) -> list[int]:
+def _grids(vectors: int, lanes: int, limits: Limits) -> list[int]:
     """From one vector a lane, or the largest grid, down to a quarter of that."""
-    most = min(-(-vectors // vectors_a_block(code, lanes)), limits.blocks)
+    most = min(-(-vectors // lanes), limits.blocks)
     divisors = _DIVISORS[:1] if _small(lanes, limits) else _DIVISORS
     return sorted({max(1, round(most / divisor)) for divisor in divisors}, reverse=True)
 

@@ -22,7 +22,7 @@ import torch
 
 from pyallreduce.bench.candidates import sizes_between
 from pyallreduce.bench.options import parse_size
-from pyallreduce.policy import ONE_SHOT, TWO_SHOT, Plan, vectors_a_block
+from pyallreduce.policy import ONE_SHOT, TWO_SHOT, Plan
 from pyallreduce.reference import rank_order_sum
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -80,7 +80,7 @@ def plans(world: int, nbytes: int) -> list[Plan]:
     for algorithm in (ONE_SHOT, TWO_SHOT):
         vectors = max(1, nbytes // 16 // (1 if algorithm == ONE_SHOT else world))
         for lanes in _LANES:
-            blocks = -(-vectors // vectors_a_block(algorithm, lanes))
+            blocks = -(-vectors // lanes)
             if blocks * world <= _MOST_BLOCKS:
                 found.append(Plan(algorithm, blocks, lanes))
             if blocks == 1:

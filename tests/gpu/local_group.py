@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
 
 from pyallreduce import _C
 from pyallreduce.arrays import DTYPE_CODES
-from pyallreduce.policy import ONE_SHOT, Limits, Plan, plan_for, vectors_a_block
+from pyallreduce.policy import Limits, Plan, plan_for
 
 DEVICE = torch.device("cuda", 0)
-Way = Literal["by_warps", "one_shot", "two_shot"]  # one_shot: by larger blocks
+Way = Literal["one_shot", "two_shot"]
 WAYS: tuple[Way, ...] = get_args(Way)
 
 
@@ -56,12 +55,7 @@ class LocalGroup:
             _C.arm_record(page.address, generation, self.deadline_ms, self.deadline_ms)
 
     def plan(self, x: torch.Tensor, way: Way) -> Plan:
-        """By warps, if they hold it in one step, else by the other kernel in several."""
-        if way == "by_warps":
-            blocks = -(-max(1, x.nbytes) // (16 * vectors_a_block(ONE_SHOT, 32)))
-            return Plan(ONE_SHOT, min(blocks, self.limits.blocks), 32)
-        plan = plan_for(x.nbytes, self.limits, way)
-        return replace(plan, lanes=max(64, plan.lanes)) if way == "one_shot" else plan
+        return plan_for(x.nbytes, self.limits, way)
 
     def launch(
         self, rank: int, x: torch.Tensor, out: torch.Tensor, plan: Plan, tag: int = 0

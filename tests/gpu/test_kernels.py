@@ -133,7 +133,7 @@ def test_ten_thousand_replays_of_interleaved_graphs(make: Make) -> None:
     small = [torch.zeros(500, device=DEVICE) for _ in range(world)]
     large = [torch.zeros(70_001, dtype=torch.bfloat16, device=DEVICE) for _ in range(world)]
     eager = [torch.zeros(3001, device=DEVICE) for _ in range(world)]
-    first = capture(group, [(small, "by_warps"), (large, "two_shot")])
+    first = capture(group, [(small, "one_shot"), (large, "two_shot")])
     second = capture(group, [(large, "one_shot"), (small, "two_shot"), (small, "one_shot")])
     wrong = torch.zeros((), dtype=torch.int64, device=DEVICE)
     for turn in range(10_000):
@@ -187,7 +187,7 @@ def test_an_absent_peer_ends_at_the_deadline_and_the_context_lives(
     assert all(bool((o == 2).all()) for o in outs)
 
 
-@pytest.mark.parametrize("way", ["by_warps", "one_shot"])
+@pytest.mark.parametrize("way", WAYS)
 def test_calls_that_differ_are_found_before_any_output(make: Make, way: Way) -> None:
     group = make(2)
     x, y = torch.ones(1000, device=DEVICE), torch.ones(1001, device=DEVICE)
@@ -217,7 +217,7 @@ def test_a_refusal_is_heard(make: Make, way: Way) -> None:
     assert bool(out.isnan().all())
 
 
-@pytest.mark.parametrize("way", ["by_warps", "one_shot"])
+@pytest.mark.parametrize("way", WAYS)
 def test_two_calls_of_one_rank_at_once_are_refused(make: Make, way: Way) -> None:
     group = make(2, deadline_s=2.0)
     x = torch.ones(1000, device=DEVICE)

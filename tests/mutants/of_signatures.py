@@ -62,7 +62,7 @@ SIGNATURES = [
     Mutant(
         "a difference is not reported",
         _P + "signature.h",
-        "if (is_ours(turn, lane, theirs, lap)) return;",
+        "if (same(theirs, signature_of(turn.call, turn.epoch + lap))) return;",
         "return;",
         "mismatch",
     ),
@@ -83,14 +83,14 @@ SIGNATURES = [
     Mutant(
         "two calls at once are not seen",
         _P + "signature.h",
-        "atom_exch_relaxed_gpu(&turn.state->owner, 1) != 0",
-        "atom_exch_relaxed_gpu(&turn.state->owner, 1) > 1",
+        "atom_exch_relaxed_gpu(turn.owner_word(), 1) != 0",
+        "atom_exch_relaxed_gpu(turn.owner_word(), 1) > 1",
         "overlap",
     ),
     Mutant(
         "the owner word is not let go",
         _P + "signature.h",
-        "st_relaxed_sys(&turn.state->owner, 0);",
+        "st_relaxed_sys(turn.owner_word(), 0);",
         "",
         "sequences",
     ),

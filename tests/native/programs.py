@@ -15,7 +15,6 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("csrc/layout.cpp", "csrc/portion.cpp", "csrc/rank.cpp", "csrc/host/host_rank.cpp")
 # tests/native/scenarios/ says what each of them is.
 SCENARIOS = (
-    "about_warps",
     "absent",
     "another_is_absent",
     "apart",
@@ -44,7 +43,6 @@ SCENARIOS = (
     "silent_from_the_second_lap",
     "smoke",
     "stale_stop",
-    "stopped_between_warps",
     "told_by_a_peer",
     "values",
     "wrap",

@@ -21,7 +21,6 @@ using namespace pyallreduce::test;
 const std::map<std::string, void (*)()> kScenarios = {
     {"smoke", smoke},
     {"sequences", sequences},
-    {"about_warps", about_warps},
     {"apart", apart},
     {"chunks", chunks},
     {"laps", laps},
@@ -37,7 +36,6 @@ const std::map<std::string, void (*)()> kScenarios = {
     {"refusal_then_replay", refusal_then_replay},
     {"deadline", deadline},
     {"drained", drained},
-    {"stopped_between_warps", stopped_between_warps},
     {"no_result_of_half_a_sum", no_result_of_half_a_sum},
     {"host_stop", host_stop},
     {"told_by_a_peer", told_by_a_peer},

@@ -23,8 +23,6 @@ from pyallreduce.policy import (
     plan_for,
     table_for,
     table_lines,
-    uses_warps,
-    vectors_a_block,
 )
 from pyallreduce.table import (
     MAX_BLOCKS,
@@ -80,16 +78,7 @@ def test_no_block_is_launched_for_nothing(of: Limits, pair: list[int]) -> None:
         ]  # type: ignore[arg-type]
         vectors = max(1, -(-small // 16))
         assert plans[0].blocks <= vectors
-        if of.target == "host" and plans[0].lanes == plans[1].lanes:  # by the same kernel
-            assert plans[0].blocks <= plans[1].blocks
-
-
-def test_warps_are_used_where_a_table_says_so_or_leaves_it_to_nccl() -> None:
-    assert uses_warps(Limits(2, "cuda", 128))
-    assert not uses_warps(Limits(4, "cuda", 128))
-    for algorithm, used in (("nccl", True), ("two_shot", False)):
-        table = Table((Entry(MAX_BYTES, algorithm),), "tuned")
-        assert uses_warps(Limits(2, "cuda", 128, table)) is used
+        assert of.target == "cuda" or plans[0].blocks <= plans[1].blocks
 
 
 @given(st.lists(st.none() | tables, min_size=2, max_size=8), sizes, st.integers(1, 128))
@@ -191,7 +180,6 @@ def test_a_table_that_no_rank_may_use(rows: tuple[Entry, ...]) -> None:
 def test_lanes_are_those_of_the_module() -> None:
     assert MAX_LANES == _C.MAX_LANES
     assert all(max_lanes(world) == _C.max_lanes(world) for world in range(2, 9))
-    assert vectors_a_block(ONE_SHOT, 32) == _C.VECTORS_BY_WARPS
 
 
 @given(tables)

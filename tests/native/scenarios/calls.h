@@ -40,20 +40,6 @@ void sequences() {
   }
 }
 
-// As many vectors a block as one warp, two or four carry beside the signature, or about as many.
-void about_warps() {
-  for (uint32_t world = 2; world <= 3; ++world) {
-    Group group(world);
-    for (const uint32_t warps : {1u, 2u, kMaxWarps}) {
-      for (uint32_t a_block = warps * kDataLanes - 1; a_block <= warps * kDataLanes + 1;
-           ++a_block) {
-        EXPECT(every_rank_calls(group, 3 * 4 * a_block - 1, kByWarps.in(3)));
-      }
-    }
-    EXPECT(group.all_armed());
-  }
-}
-
 // A message of several launches.
 void chunks() {
   for (const Algorithm algorithm : {Algorithm::kOneShot, Algorithm::kTwoShot}) {
@@ -117,7 +103,7 @@ void wrap() {
       for (uint32_t b = 0; b < kMaxBlocks; ++b) group.slab(r).epoch(b)->value = start;
     }
     for (uint32_t turn = 0; turn < 6; ++turn) {
-      EXPECT(every_rank_calls(group, 200, kWays[turn % 3].in(2)));
+      EXPECT(every_rank_calls(group, 200, kWays[turn % 2].in(2)));
     }
     EXPECT(group.slab(0).epoch(0)->value == start + 6);
   }

@@ -21,11 +21,9 @@ struct Way {
   Plan in(uint32_t blocks) const { return Plan{algorithm, blocks, lanes}; }
 };
 
-constexpr Way kByWarps{Algorithm::kOneShot, 32};  // with at most 124 vectors a block
 constexpr Way kOneShot{Algorithm::kOneShot, 64};
 constexpr Way kTwoShot{Algorithm::kTwoShot, 32};
-constexpr Way kOneShots[] = {kByWarps, kOneShot};
-constexpr Way kWays[] = {kByWarps, kOneShot, kTwoShot};
+constexpr Way kWays[] = {kOneShot, kTwoShot};
 std::atomic<bool> failed{false};
 
 #define EXPECT(condition)                                         \

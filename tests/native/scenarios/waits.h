@@ -6,7 +6,6 @@
 
 #include "host/block.h"
 #include "protocol/mailboxes.h"
-#include "protocol/one_shot_by_warps.h"
 #include "scenarios/differ.h"
 
 namespace pyallreduce::test {
@@ -50,29 +49,6 @@ void drained() {
     EXPECT(group.all_armed());
     EXPECT(group.slab(0).owner_word(0)->value == 0);
   }
-}
-
-// The same where only the second warp of a block finds it so: it says so by itself.
-void stopped_between_warps() {
-  Group group(2);
-  group.slab(0).control()->stop = stop_word(1, Stop::kPeer);
-  Message<float> x(200), out(200);
-  Call call{};
-  call.layout = group.layout;
-  for (uint32_t r = 0; r < 2; ++r) call.slabs[r] = reinterpret_cast<char*>(group.address(r));
-  call.record = &group.records[0];
-  call.in = x.data.data();
-  call.out = out.data.data();
-  call.elements = 200;
-  call.tile = call.vectors = 50;
-  call.laps = 1;
-  group.run([&](uint32_t r) {
-    if (r == 1) return;
-    host::Warp second{{0, kWarpLanes}, 1, 2};
-    one_shot_by_warps<float, 2>(second, call);
-    EXPECT(group.ranks[0]->state() == stop_word(1, Stop::kPeer));
-    for (uint32_t i = 0; i < 200; ++i) EXPECT(std::isnan(out[i]) == (i >= 4 * kDataLanes));
-  });
 }
 
 void put(Words* at, const Words& value) {
@@ -142,7 +118,7 @@ void silent_from_the_second_lap() {
 }
 
 void host_stop() {
-  for (const Way& way : kOneShots) {
+  for (const Way& way : kWays) {
     Group group(2);
     group.run([&](uint32_t r) {
       if (r == 1) {
@@ -189,21 +165,19 @@ void await_vector(const Words* at) {
 
 // What an absent rank sent is taken; for what it did not send nobody waits.
 void absent() {
-  for (const Way& way : kOneShots) {
-    Group group(2);
-    group.run([&](uint32_t r) {
-      if (r == 1) {
-        EXPECT(call(group, 1, 100, way.in(1)) == 0);
-        return;
-      }
-      for (uint32_t i = 0; i < 25; ++i) await_vector(group.slab(0).one_shot(0, 0) + i);
-      await_vector(group.slab(0).signature(0, 1));
-      group.records[0].host.absent = 1u << 1;
-      EXPECT(call(group, 0, 100, way.in(1)) == 0);
-      Message<float> x(100), out(100);
-      EXPECT(stop_of(all_reduce(group, 0, x, out, way.in(1)), 1) == Stop::kAbsent);
-    });
-  }
+  Group group(2);
+  group.run([&](uint32_t r) {
+    if (r == 1) {
+      EXPECT(call(group, 1, 100, kOneShot.in(1)) == 0);
+      return;
+    }
+    for (uint32_t i = 0; i < 25; ++i) await_vector(group.slab(0).one_shot(0, 0) + i);
+    await_vector(group.slab(0).signature(0, 1));
+    group.records[0].host.absent = 1u << 1;
+    EXPECT(call(group, 0, 100, kOneShot.in(1)) == 0);
+    Message<float> x(100), out(100);
+    EXPECT(stop_of(all_reduce(group, 0, x, out, kOneShot.in(1)), 1) == Stop::kAbsent);
+  });
 }
 
 // What comes between a wait's look at the host and its last poll counts: that poll is judged.
@@ -233,7 +207,7 @@ void asked_again() {
 
 // Another rank's absence is no reason to give up on this one.
 void another_is_absent() {
-  for (const Way& way : kOneShots) {
+  for (const Way& way : kWays) {
     Group group(2);
     group.records[0].host.absent = 1u << 0 | 1u << 2;
     std::vector<int> wrong(2);
@@ -247,7 +221,7 @@ void another_is_absent() {
 
 // The deadline is read while a wait lasts: it may be changed under it.
 void patience() {
-  for (const Way& way : kOneShots) {
+  for (const Way& way : kWays) {
     Group group(2);
     std::vector<uint32_t> words(2);
     group.run([&](uint32_t r) {
@@ -263,7 +237,7 @@ void patience() {
 }
 
 void notice() {
-  for (const Way& way : kOneShots) {
+  for (const Way& way : kWays) {
     Group group(2, usual_deadline_ms(), 50);
     group.run([&](uint32_t r) {
       const uint32_t& serial = group.records[0].notice.serial;
@@ -280,7 +254,7 @@ void notice() {
 
 // Two calls of one rank at once.
 void overlap() {
-  for (const Way& way : kOneShots) {
+  for (const Way& way : kWays) {
     Group group(2, 300);
     group.slab(0).owner_word(0)->value = 1;  // a call is in block 0
     group.run([&](uint32_t r) {
@@ -293,7 +267,7 @@ void overlap() {
 
 // The first failure keeps the record; the next generation begins clean.
 void generations() {
-  for (const Way& way : kOneShots) {
+  for (const Way& way : kWays) {
     Group group(2, 200);
     for (uint32_t generation = 1; generation <= 3; ++generation) {
       group.begin(generation, 200);
