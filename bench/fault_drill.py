@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import statistics
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,22 +50,23 @@ def _record(case: Case, outcomes: Outcomes) -> dict[str, Any]:
     }
 
 
-def kills(ranks: int, gpus: int, count: int) -> dict[str, Any]:
-    """Seconds from a survivor's call, in which it waits for a rank that dies, to its exception."""
+def kills(ranks: int, gpus: int, count: int) -> Iterator[dict[str, Any]]:
+    """Seconds from a survivor's call, in which it waits for a rank that dies, to its exception;
+    after each kill those of all so far."""
     case = Case("kill", "steady", 1, ranks)
     by_rank, complaints = [], 0
-    for _ in range(count):
+    for number in range(1, count + 1):
         seen = run([case], gpus, 60).get(case.name, {})
         complaints += bool(judge(case, seen))
         by_rank.append({str(rank): outcome["took"] for rank, outcome in sorted(seen.items())})
-    took = [seconds for survivors in by_rank for seconds in survivors.values()]
-    return {
-        "kills": count,
-        "not_as_promised": complaints,
-        "took_s": by_rank,
-        "median_s": statistics.median(took),
-        "p99_s": quantile(took, 0.99),
-    }
+        took = [seconds for survivors in by_rank for seconds in survivors.values()]
+        yield {
+            "kills": number,
+            "not_as_promised": complaints,
+            "took_s": by_rank,
+            "median_s": statistics.median(took) if took else None,
+            "p99_s": quantile(took, 0.99) if took else None,
+        }
 
 
 def starts(placement: Placement, count: int) -> dict[str, Any]:
@@ -120,24 +122,28 @@ def main(
     placement = Placement(ranks, gpus)
     command = f"bench/fault_drill.py {' '.join(sys.argv[2:])}"
     content: dict[str, Any] = {"header": header(command), "where": str(placement)}
-    if kill_count:
-        content["kills"] = kills(ranks, gpus, kill_count)
-        click.echo({k: v for k, v in content["kills"].items() if k != "took_s"})
+
+    def keep(part: str, found: object) -> None:  # a drill that is cut short keeps what it had
+        content[part] = found
+        output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+    for so_far in kills(ranks, gpus, kill_count):
+        keep("kills", so_far)
+        click.echo({k: v for k, v in so_far.items() if k != "took_s"})
     if start_count:
-        content["starts"] = starts(placement, start_count)
+        keep("starts", starts(placement, start_count))
         click.echo(content["starts"])
     if stall_count:
-        content["stalls"] = stalls(placement, stall_count)
+        keep("stalls", stalls(placement, stall_count))
         click.echo(content["stalls"])
     if late:
         results = launch("life_targets:late", {"seconds": late}, placement, deadline_s=late + 60)
-        content["late"] = {"seconds": late, "ranks": results}
+        keep("late", {"seconds": late, "ranks": results})
         click.echo(content["late"])
     if with_matrix:
-        content["matrix"] = matrix(gpus)
+        keep("matrix", matrix(gpus))
         bad = [record["case"] for record in content["matrix"] if record["complaints"]]
         click.echo(f"{len(content['matrix'])} cases, {len(bad)} not as promised: {bad}")
-    output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,8 @@ run() {  # name, deadline in seconds, command
 }
 share=(env PYALLREDUCE_SHARE_GPU=1)
 # The peers travel in the ignored folder .peers: FlashInfer's and SGLang's wheels and sources, or vLLM's library.
-# They are unpacked outside the checkout, once a machine, and only the comparison sees them.
+# They are unpacked outside the checkout, once a machine, and only the comparison sees them. With them goes what
+# an earlier `compile` left in peers-cache.tar.xz, on any machine of the same image: even one GPU is enough for it.
 peers() {
   local site=${TMPDIR:-/tmp}/peers-site
   if [ ! -e "$site/unpacked" ]; then
@@ -31,15 +32,33 @@ peers() {
     if [ -e .peers/stable.so.xz ]; then
       mkdir -p "$site/vllm" && xz -dc .peers/stable.so.xz > "$site/vllm/_C_stable_libtorch.abi3.so"
     fi
+    if [ -e .peers/peers-cache.tar.xz ]; then
+      mkdir -p "$site/flashinfer/data/aot" ~/.cache
+      tar -xJf .peers/peers-cache.tar.xz -C "$site/flashinfer/data" aot
+      tar -xJf .peers/peers-cache.tar.xz -C ~/.cache sglang
+    fi
   fi
   with_peers=(env "PYTHONPATH=$site:$PWD/.peers${PYTHONPATH:+:$PYTHONPATH}" FLASHINFER_CUDA_ARCH_LIST=9.0a)
 }
+compile() {
+  "${with_peers[@]}" timeout 1000 python3 bench/compile_peers.py 2 4
+  local made; made=$(mktemp -d)
+  for library in ~/.cache/flashinfer/*/*/cached_ops/*/*.so; do
+    install -D "$library" "$made/aot/$(basename "$library" .so)/$(basename "$library")"
+  done
+  tar -cJf "$out/peers-cache.tar.xz" -C "$made" aot -C ~/.cache sglang
+}
 gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader -i 0 | grep -oiE '[a-z]+[0-9]+' | head -n 1 | tr '[:upper:]' '[:lower:]')
-# What the machine lacks is carried as wheels in the ignored folder .wheels (platformdirs, so far). A build that
-# does not import would cost every step its time.
+# What the machine lacks is carried as wheels in the ignored folder .wheels: platformdirs, and to spare it the
+# compiler our own (CUDAARCHS=90-real pip wheel --no-deps -w .wheels . by the machine's Python). A build that does
+# not import would cost every step its time.
 build() {
   if [ -d .wheels ]; then python3 -m pip install -q --no-index --no-deps .wheels/*.whl || return; fi
-  python3 -m pip install -q --no-build-isolation --no-deps -e . && python3 -c 'from pyallreduce import Communicator'
+  if ls .wheels/pyallreduce-*.whl > /dev/null 2>&1; then
+    python3 -m zipfile -e .wheels/pyallreduce-*.whl "${TMPDIR:-/tmp}/wheel" && cp "${TMPDIR:-/tmp}"/wheel/pyallreduce/_C*.so pyallreduce/
+  else
+    python3 -m pip install -q --no-build-isolation --no-deps -e .
+  fi && python3 -c 'from pyallreduce import Communicator'
 }
 export -f build
 for step in $steps; do
@@ -52,10 +71,10 @@ for step in $steps; do
     check)
       if [ "$gpus" -ge 2 ]; then run check 300 pyallreduce check --json "$out/check.json"
       else run check 200 "${share[@]}" pyallreduce check --quick --ranks 2 --json "$out/check.json"; fi ;;
-    # In the background: minutes of the CPU, behind the steps that follow.
+    # In the background: minutes of the CPU, behind the steps that follow. What comes of it goes to $OUT, for .peers.
     compile)
       peers
-      "${with_peers[@]}" timeout 1000 python3 bench/compile_peers.py 2 "$ranks" > "$out/compile.log" 2>&1 &
+      compile > "$out/compile.log" 2>&1 &
       compiling=$! ;;
     # More arguments in $COMPARE and $SWEEP, such as COMPARE='--modes graph --samples 30'; the commit in $COMMIT.
     compare)

@@ -30,7 +30,7 @@ from pyallreduce.reasons import Code, Reason
 from pyallreduce.verdicts import joint_verdict
 
 if TYPE_CHECKING:
-    from pyallreduce._C import Launch, Rank, Record
+    from pyallreduce._C import Rank, Record
     from pyallreduce.slab import Slabs
 
 __all__ = ["Edge", "NativePath"]
@@ -42,6 +42,7 @@ _HOST_STREAM = 0
 _OF_A_REFUSAL = (Stop.REFUSED, Stop.PEER)
 _WATCHDOG_SECONDS = 0.1  # ten of its looks
 _MARGIN_SECONDS = 1.0  # behind the deadline of the last kernel
+_Launch = Callable[[int, int, int, int], int]  # input, output, tag, stream
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class NativePath:
         self._nonce = nonce
         self._device = device
         self._rank: Rank = slabs.connect()
-        self._launches: dict[torch.dtype, dict[int, Launch]] = {d: {} for d in arrays.DTYPE_CODES}
+        self._launches: dict[torch.dtype, dict[int, _Launch]] = {d: {} for d in arrays.DTYPE_CODES}
         may_leave = config.algorithm == "auto" and not config.batch_invariant
         self.leaves = may_leave and table_for(limits).leaves
         self._generation = 1
@@ -148,11 +149,12 @@ class NativePath:
         self._run(launch, source, target, tag)
         return nbytes
 
-    def _launch(self, x: torch.Tensor, plan: Plan) -> Launch:
+    def _launch(self, x: torch.Tensor, plan: Plan) -> _Launch:
         code = arrays.DTYPE_CODES[x.dtype]
-        return self._rank.launch(x.numel(), code, plan.algorithm, plan.blocks, plan.lanes)
+        launch = self._rank.launch(x.numel(), code, plan.algorithm, plan.blocks, plan.lanes)
+        return launch.__call__  # bound once, not in every call
 
-    def _run(self, launch: Launch, source: int, target: int, tag: int) -> None:
+    def _run(self, launch: _Launch, source: int, target: int, tag: int) -> None:
         if self._renew_due:
             self._start_anew()
         if launch(source, target, tag, self._followed()):

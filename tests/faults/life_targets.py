@@ -14,7 +14,7 @@ from typing import Any
 import stderr
 import torch
 
-from pyallreduce import Communicator, Config
+from pyallreduce import _C, Communicator, Config
 from pyallreduce.errors import AllReduceAborted
 from pyallreduce.worker import Context
 
@@ -113,10 +113,10 @@ def wrap(context: Context, options: dict[str, Any]) -> list[Any]:
         native = comm._native
         assert native is not None
         own, _ = native._slabs._mine()
-        blocks, size = next((o, s) for name, o, s, _ in native.layout.regions() if name == "blocks")
-        state = struct.pack("<IIII", 0xFFFFFFFF - options["before"], 0, 0, 0)
+        blocks = next(o for name, o, _, _ in native.layout.regions() if name == "blocks")
+        epoch = struct.pack("<IIII", 0xFFFFFFFF - options["before"], 0, 0, 0)
         torch.distributed.barrier()
-        own.write(blocks, state * (size // len(state)))
+        own.write(blocks, epoch * _C.MAX_BLOCKS)
         torch.distributed.barrier()
         calls = 2 * options["before"]
         return [right(comm, float(turn), 1 + 997 * (turn % 5)) for turn in range(calls)]
