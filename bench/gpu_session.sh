@@ -44,21 +44,17 @@ compile() {
   "${with_peers[@]}" timeout 1000 python3 bench/compile_peers.py 2 4
   local made; made=$(mktemp -d)
   for library in ~/.cache/flashinfer/*/*/cached_ops/*/*.so; do
+    [ -e "$library" ] || return # it was made before
     install -D "$library" "$made/aot/$(basename "$library" .so)/$(basename "$library")"
   done
   tar -cJf "$out/peers-cache.tar.xz" -C "$made" aot -C ~/.cache sglang
 }
 gpu=$(nvidia-smi --query-gpu=name --format=csv,noheader -i 0 | grep -oiE '[a-z]+[0-9]+' | head -n 1 | tr '[:upper:]' '[:lower:]')
-# What the machine lacks is carried as wheels in the ignored folder .wheels: platformdirs, and to spare it the
-# compiler our own (CUDAARCHS=90-real pip wheel --no-deps -w .wheels . by the machine's Python). A build that does
-# not import would cost every step its time.
+# What the machine lacks is carried as wheels in the ignored folder .wheels (platformdirs, so far). A build that
+# does not import would cost every step its time.
 build() {
   if [ -d .wheels ]; then python3 -m pip install -q --no-index --no-deps .wheels/*.whl || return; fi
-  if ls .wheels/pyallreduce-*.whl > /dev/null 2>&1; then
-    python3 -m zipfile -e .wheels/pyallreduce-*.whl "${TMPDIR:-/tmp}/wheel" && cp "${TMPDIR:-/tmp}"/wheel/pyallreduce/_C*.so pyallreduce/
-  else
-    python3 -m pip install -q --no-build-isolation --no-deps -e .
-  fi && python3 -c 'from pyallreduce import Communicator'
+  python3 -m pip install -q --no-build-isolation --no-deps -e . && python3 -c 'from pyallreduce import Communicator'
 }
 export -f build
 for step in $steps; do

@@ -102,16 +102,12 @@ PYALLREDUCE_FN void enter(const Block& block, Turn& turn) {
   });
 }
 
-// One lane does, when every lane that shares the epoch has read it.
-PYALLREDUCE_FN void advance(const Turn& turn) {
-  st_relaxed_sys(&turn.words->value, turn.epoch + turn.call.laps);
-}
-// Behind a barrier of the block. Not at the call's end: the next call would read the epoch while
-// this store is under way.
+// Behind a barrier of the block: every lane has read the epoch, so that one may advance it. Not at
+// the call's end: the next call would read the epoch while this store is under way.
 template <typename Block>
 PYALLREDUCE_FN void advance_by_owner(const Block& block, const Turn& turn) {
   block.signer([&](uint32_t lane) {
-    if (lane == kOwnerLane) advance(turn);
+    if (lane == kOwnerLane) st_relaxed_sys(&turn.epoch_word->value, turn.epoch + turn.call.laps);
   });
 }
 

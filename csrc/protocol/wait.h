@@ -24,7 +24,7 @@ PYALLREDUCE_FN uint32_t milliseconds(uint64_t nanoseconds) {
 struct Turn {
   const Call& call;
   uint32_t block;
-  BlockWord* words;  // the block's epoch; kMaxBlocks further its owner word
+  BlockWord* epoch_word;  // of the block; its owner word is kMaxBlocks further
   Control* control;
   uint32_t epoch = 0;
   uint32_t slot = 0;
@@ -38,11 +38,14 @@ struct Turn {
   uint32_t waited_ms = 0;
 
   PYALLREDUCE_FN Turn(const Call& c, uint32_t b)
-      : call(c), block(b), words(pinned(c.own().epoch(b))), control(pinned(c.own().control())) {}
+      : call(c),
+        block(b),
+        epoch_word(pinned(c.own().epoch(b))),
+        control(pinned(c.own().control())) {}
 
   // Behind grid_dependency_wait: the grid before has advanced the epoch.
   PYALLREDUCE_FN void begin() {
-    epoch = ld_relaxed_sys(&words->value);
+    epoch = ld_relaxed_sys(&epoch_word->value);
     slot = epoch % kSlots;
     const Words words = ld_relaxed_sys(reinterpret_cast<const Words*>(control));
     generation = words.w[1];
@@ -51,10 +54,10 @@ struct Turn {
 
   // For grid_dependency_wait.
   PYALLREDUCE_FN uint64_t bits() const {
-    return reinterpret_cast<uint64_t>(words) | reinterpret_cast<uint64_t>(control);
+    return reinterpret_cast<uint64_t>(epoch_word) | reinterpret_cast<uint64_t>(control);
   }
 
-  PYALLREDUCE_FN uint32_t* owner_word() const { return &words[kMaxBlocks].value; }
+  PYALLREDUCE_FN uint32_t* owner_word() const { return &epoch_word[kMaxBlocks].value; }
 
   // Laps are calls of their own to the mailboxes.
   PYALLREDUCE_FN uint32_t slot_of(uint32_t lap) const { return (slot + lap) % kSlots; }

@@ -26,7 +26,7 @@ from pyallreduce.exchange import Exchange
 from pyallreduce.native import NativePath
 from pyallreduce.worker import Context
 
-_ELEMENTS = 700
+_SHORT, _LONG = 700, 20_000  # one block or two, or several; half of the victims meet each
 _INSIDE_S = 0.3
 
 
@@ -173,7 +173,7 @@ class _Case:
         arguments: dict[str, Any] = {"tag": number, "algorithm": "one_shot"}
         if comm.decision.backend != "native":
             arguments = {}
-        x = torch.full((_ELEMENTS,), float(self.context.rank + number), device=self.device)
+        x = torch.full((self._elements(),), float(self.context.rank + number), device=self.device)
         struck = number == self.case["strikes"]
         if (
             struck
@@ -195,6 +195,9 @@ class _Case:
         world = self.context.world
         total = world * number + world * (world - 1) / 2
         self.outcome["wrong"] += int((y != total).sum())
+
+    def _elements(self) -> int:
+        return _SHORT if (self.case["victim"] + self.context.world) % 2 == 0 else _LONG
 
     def _call(self, comm: Communicator, x: torch.Tensor, how: dict[str, Any]) -> torch.Tensor:
         """Eager, or by the replay of a graph, which the host does not see."""

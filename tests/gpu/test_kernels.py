@@ -159,7 +159,7 @@ def test_ten_thousand_replays_of_interleaved_graphs(make: Make) -> None:
     assert int(wrong) == 0
 
 
-@pytest.mark.parametrize("elements", [1500, 300_001])
+@pytest.mark.parametrize("elements", [4099, 300_001])
 @pytest.mark.parametrize("way", WAYS)
 def test_an_absent_peer_ends_at_the_deadline_and_the_context_lives(
     make: Make, way: Way, elements: int

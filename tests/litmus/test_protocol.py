@@ -160,6 +160,18 @@ def test_the_next_grid_reads_the_advanced_epoch(boundary: Boundary, stale: bool)
     assert seen.may_read(epoch=0) is stale
 
 
+@pytest.mark.parametrize("meets", [True, False])
+def test_a_lane_does_not_read_the_epoch_advanced_in_its_own_call(meets: bool) -> None:
+    """The owner's lane advances it behind a barrier of the block, while data are awaited."""
+    litmus = Litmus(ASSUMED)
+    lane, owner = litmus.thread(P, cta=0, grid=1), litmus.thread(P, cta=0, grid=1)
+    seen = litmus.name(epoch=run(lane, "ld_relaxed_sys", "epoch"))
+    if meets:
+        litmus.barrier(lane, owner)
+    run(owner, "st_relaxed_sys", "epoch", 1)
+    assert seen.may_read(epoch=1) is not meets
+
+
 # ---- laps ----------------------------------------------------------------------------------------
 
 SENDS, CHECKS = lap_steps()

@@ -5,7 +5,7 @@
 Left out, because nobody could tell: on the host a block is one thread, which checks the signatures
 before it sums, so that what only keeps its lanes together (`block.all`, `join`, the poison of an
 output whose sum arrived) changes nothing there. Two-shot's vectors behind the end are neither read
-nor stored. A signature that every warp of a block sends is the same one, and sent before the data.
+nor stored.
 """
 
 from __future__ import annotations
@@ -132,10 +132,17 @@ ALGORITHMS = [
         "sequences",
     ),
     Mutant(
+        "two-shot does not advance the epoch",
+        _P + "two_shot.h",
+        "      if (step == 0) advance_by_owner(block_, turn_);\n",
+        "",
+        "laps",
+    ),
+    Mutant(
         "the owner word is the epoch's",
         _P + "wait.h",
-        "return &words[kMaxBlocks].value;",
-        "return &words->value;",
+        "return &epoch_word[kMaxBlocks].value;",
+        "return &epoch_word->value;",
         "sequences",
     ),
     Mutant(

@@ -4,7 +4,6 @@
 // Waits that end.
 #pragma once
 
-#include "host/block.h"
 #include "protocol/mailboxes.h"
 #include "scenarios/differ.h"
 
@@ -252,16 +251,19 @@ void notice() {
   }
 }
 
-// Two calls of one rank at once.
+// Two calls of one rank at once: one is in block 0, and has advanced its epoch or not yet.
 void overlap() {
   for (const Way& way : kWays) {
-    Group group(2, 300);
-    group.slab(0).owner_word(0)->value = 1;  // a call is in block 0
-    group.run([&](uint32_t r) {
-      Message<float> x(100), out(100);
-      const Stop stop = stop_of(all_reduce(group, r, x, out, way.in(1)), 1);
-      if (r == 0) EXPECT(stop == Stop::kOverlap);
-    });
+    for (const uint32_t epoch : {0u, 1u}) {
+      Group group(2, 300);
+      group.slab(0).owner_word(0)->value = 1;
+      group.slab(0).epoch(0)->value = epoch;
+      group.run([&](uint32_t r) {
+        Message<float> x(100), out(100);
+        const Stop stop = stop_of(all_reduce(group, r, x, out, way.in(1)), 1);
+        if (r == 0) EXPECT(stop == Stop::kOverlap);
+      });
+    }
   }
 }
 
