@@ -41,7 +41,8 @@ peers() {
   with_peers=(env "PYTHONPATH=$site:$PWD/.peers${PYTHONPATH:+:$PYTHONPATH}" FLASHINFER_CUDA_ARCH_LIST=9.0a)
 }
 compile() {
-  "${with_peers[@]}" timeout 1000 python3 bench/compile_peers.py 2 4
+  local most=$ranks; [ "$gpus" -eq 1 ] && most=4 # for other machines: nothing waits for it here
+  "${with_peers[@]}" timeout 1000 python3 bench/compile_peers.py 2 "$most"
   local made; made=$(mktemp -d)
   for library in ~/.cache/flashinfer/*/*/cached_ops/*/*.so; do
     [ -e "$library" ] || return # it was made before

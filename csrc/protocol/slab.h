@@ -149,7 +149,8 @@ struct Slab {
   PYALLREDUCE_FN BlockWord* epoch(uint32_t block) const {
     return reinterpret_cast<BlockWord*>(base + layout->blocks) + block;
   }
-  PYALLREDUCE_FN BlockWord* owner_word(uint32_t block) const { return epoch(kMaxBlocks + block); }
+  PYALLREDUCE_FN BlockWord* owner_word(uint32_t block) const { return owner_behind(epoch(block)); }
+  PYALLREDUCE_FN static BlockWord* owner_behind(BlockWord* epoch) { return epoch + kMaxBlocks; }
   PYALLREDUCE_FN Words* probe(uint32_t slot, uint32_t sender) const {
     return reinterpret_cast<Words*>(base + layout->probes) + (slot * kMaxRanks + sender);
   }

@@ -24,7 +24,7 @@ PYALLREDUCE_FN uint32_t milliseconds(uint64_t nanoseconds) {
 struct Turn {
   const Call& call;
   uint32_t block;
-  BlockWord* epoch_word;  // of the block; its owner word is kMaxBlocks further
+  BlockWord* epoch_word;
   Control* control;
   uint32_t epoch = 0;
   uint32_t slot = 0;
@@ -57,7 +57,7 @@ struct Turn {
     return reinterpret_cast<uint64_t>(epoch_word) | reinterpret_cast<uint64_t>(control);
   }
 
-  PYALLREDUCE_FN uint32_t* owner_word() const { return &epoch_word[kMaxBlocks].value; }
+  PYALLREDUCE_FN uint32_t* owner_word() const { return &Slab::owner_behind(epoch_word)->value; }
 
   // Laps are calls of their own to the mailboxes.
   PYALLREDUCE_FN uint32_t slot_of(uint32_t lap) const { return (slot + lap) % kSlots; }

@@ -141,7 +141,7 @@ ALGORITHMS = [
     Mutant(
         "the owner word is the epoch's",
         _P + "wait.h",
-        "return &epoch_word[kMaxBlocks].value;",
+        "return &Slab::owner_behind(epoch_word)->value;",
         "return &epoch_word->value;",
         "sequences",
     ),
