@@ -45,6 +45,23 @@ Rank::Rank(uint32_t rank, const Layout& layout, const std::vector<uint64_t>& sla
   base_.record = reinterpret_cast<Record*>(device_record);
   for (uint32_t hop = 0; hop < layout.world; ++hop) {
     base_.slabs[hop] = reinterpret_cast<char*>(slabs[(rank + hop) % layout.world]);
+    // This rank is as far behind that one as is missing to a round.
+    base_.boxes[hop].signatures =
+        base_.slab_at(hop).signatures((layout.world - hop) % layout.world);
+  }
+  base_.epochs = base_.own().epoch(0);
+  base_.control = base_.own().control();
+}
+
+// The mailboxes of an algorithm.
+void Rank::address(Call& call, Algorithm algorithm) const {
+  const bool one_shot = algorithm == Algorithm::kOneShot;
+  call.mailbox = one_shot ? call.layout.one_shot_tile : call.layout.two_shot_tile;
+  for (uint32_t hop = 0; hop < world(); ++hop) {
+    // Which peer this rank is to the one that is `hop` behind it.
+    const uint32_t peer = hop == 0 ? 0 : call.rank - (call.rank + hop < world() ? 0 : 1);
+    const Slab slab = call.slab_at(hop);
+    call.boxes[hop].data = one_shot ? slab.one_shot(peer) : slab.two_shot(peer);
   }
 }
 
@@ -58,6 +75,7 @@ uint32_t Rank::all_reduce(uint64_t in, uint64_t out, uint64_t elements, DataType
   const uint64_t bytes = elements * bytes_of(dtype);
 
   Call call = base_;
+  address(call, plan.algorithm);
   call.tag = tag & kTagMask;
   call.vectors = static_cast<uint32_t>(divide_up(bytes, kVector)) & kTagMask;
   __atomic_fetch_add(&record_->launched, 1, __ATOMIC_RELAXED);  // read by watchdogs

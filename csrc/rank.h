@@ -54,6 +54,8 @@ class Rank {
   uint32_t world() const { return base_.layout.world; }
 
  private:
+  void address(Call& call, Algorithm algorithm) const;
+
   Call base_{};
   Record* record_;
 };

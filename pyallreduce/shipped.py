@@ -29,18 +29,18 @@ def _modelled(one_shot_limit: int) -> Table:
 
 
 GPU: dict[int, Table] = {
-    # Measured on two H200s: up to 512 KiB bench/results/sweep-h200-2-small.json, up to 4 MiB
-    # race-addresses-h200-2.txt, by where lines through its sizes cross, above
-    # sweep-h200-2-laps.json and race-park-h200-2.txt; 128 KiB race-early-h200-2.txt.
+    # Measured on two H200s: up to 64 KiB bench/results/sweep-h200-2-small.json, up to 4 MiB
+    # race-edges-h200-2.txt, above sweep-h200-2-laps.json and race-park-h200-2.txt.
     2: Table(
         (
             Entry(2 * _KIB, "one_shot", lanes=64),
             Entry(16 * _KIB, "one_shot"),
             Entry(64 * _KIB, "one_shot", lanes=64),
-            Entry(256 * _KIB, "one_shot"),
-            Entry(512 * _KIB, "one_shot", lanes=256),
-            Entry(1536 * _KIB, "one_shot", lanes=512),
-            Entry(2816 * _KIB, "two_shot"),
+            Entry(128 * _KIB, "one_shot", lanes=128),
+            Entry(448 * _KIB, "one_shot", lanes=256),
+            Entry(512 * _KIB, "one_shot", lanes=128),
+            Entry(1 * _MIB, "one_shot", lanes=512),
+            Entry(1536 * _KIB, "one_shot", lanes=256),
             Entry(4 * _MIB, "one_shot"),
             Entry(MAX_BYTES, "two_shot", lanes=512),
         )

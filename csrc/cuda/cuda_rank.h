@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "cuda/capture.h"
 #include "rank.h"
 
 namespace pyallreduce::cuda {
@@ -35,6 +36,7 @@ class CudaRank final : private RegisteredPage, public Rank {
   void launch_ping_pong(const Call& call, uint64_t stream) override;
 
   int device_;
+  CaptureEnd ours_;  // behind the last launch that was captured
 };
 
 }  // namespace pyallreduce::cuda

@@ -43,46 +43,44 @@ __global__ void ping_pong_kernel(const __grid_constant__ Call call) {
   ping_pong(block, call);
 }
 
-// Programmatic dependent launch: the next call's blocks are in place before this call's have
-// finished. Ignored before sm_90, whose kernels have no griddepcontrol.
 template <typename Kernel>
-void launch_dependent(Kernel kernel, const Call& call, uint32_t blocks, uint32_t lanes,
-                      cudaStream_t stream) {
+void launch_kernel(Kernel kernel, const Call& call, uint32_t blocks, uint32_t lanes,
+                   const Place& place) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks);
   config.blockDim = dim3(lanes + kSignerLanes);
-  config.stream = stream;
+  config.stream = place.stream;
   config.attrs = &attribute;
-  config.numAttrs = 1;
+  config.numAttrs = place.dependent ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, call), "launching an all-reduce kernel");
 }
 
 }  // namespace
 
-void launch(const Call& call, DataType dtype, const Plan& plan, cudaStream_t stream) {
+void launch(const Call& call, DataType dtype, const Plan& plan, const Place& place) {
   with_type(dtype, [&](auto type) {
     with_world(call.layout.world, [&](auto ranks) {
       using T = typename decltype(type)::type;
       constexpr int kWorld = decltype(ranks)::value;
       const auto kernel = plan.algorithm == Algorithm::kOneShot ? one_shot_kernel<T, kWorld>
                                                                 : two_shot_kernel<T, kWorld>;
-      launch_dependent(kernel, call, plan.blocks, plan.lanes, stream);
+      launch_kernel(kernel, call, plan.blocks, plan.lanes, place);
     });
   });
 }
 
-void launch_refusal(const Call& call, cudaStream_t stream) {
+void launch_refusal(const Call& call, const Place& place) {
   with_world(call.layout.world, [&](auto ranks) {
     constexpr int kWorld = decltype(ranks)::value;
-    launch_dependent(refusal_kernel<kWorld>, call, kMaxBlocks, 32, stream);
+    launch_kernel(refusal_kernel<kWorld>, call, kMaxBlocks, 32, place);
   });
 }
 
-void launch_ping_pong(const Call& call, cudaStream_t stream) {
-  launch_dependent(ping_pong_kernel, call, call.layout.world - 1, 32, stream);
+void launch_ping_pong(const Call& call, const Place& place) {
+  launch_kernel(ping_pong_kernel, call, call.layout.world - 1, 32, place);
 }
 
 void load_kernels(uint32_t world) {

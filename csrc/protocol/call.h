@@ -11,25 +11,39 @@ namespace pyallreduce {
 enum class DataType : uint32_t { kFloat32 = 0, kFloat16 = 1, kBFloat16 = 2 };
 enum class Algorithm : uint32_t { kOneShot = 1, kTwoShot = 2 };
 
+// Where block 0 finds its mailboxes of slot 0 in one rank's slab.
+struct Boxes {
+  Words* data;        // for what this rank sends there; in the own slab, for what peer 0 sends
+  Words* signatures;  // for what this rank sends there; in the own slab, the first of them
+};
+
+// Addresses are made on the host, and what a kernel reads first comes first: between other kernels
+// every instruction before its first load, and every line of parameters that nothing has read yet,
+// is part of the call's time (bench/NOTES.md, entry 39).
 struct Call {
-  char* slabs[kMaxRanks];  // this process's addresses: that of rank + i, modulo world, is the i-th
-  Record* record;          // this rank's
-  const void* in;          // aligned to 16 bytes; may equal `out`
+  const void* in;  // aligned to 16 bytes; may equal `out`
   void* out;
-  Layout layout;
-  uint32_t rank;
+  BlockWord* epochs;
+  Control* control;
   uint32_t elements;  // of this launch
   uint32_t tile;      // vectors a block (and, in two-shot, an owner), in each lap
-  uint32_t stride;    // and all blocks together
-  uint32_t laps;      // how often a block goes through its mailboxes
-  uint32_t shape;     // third word of the signature
-  uint32_t vectors;   // second: of the whole message
-  uint32_t tag;       // fourth: the caller's, below 2^31
+  uint32_t mailbox;   // vectors of a mailbox of this algorithm
+  uint32_t rank;
+  uint32_t vectors;        // second word of the signature: of the whole message
+  uint32_t shape;          // third
+  uint32_t tag;            // fourth: the caller's, below 2^31
+  uint32_t laps;           // how often a block goes through its mailboxes
+  Boxes boxes[kMaxRanks];  // by how far their owner is behind this rank
+  uint32_t stride;         // vectors of all blocks together, in each lap
+  Record* record;          // this rank's
+  char* slabs[kMaxRanks];  // this process's addresses, by the same order
+  Layout layout;
 
-  // By how far its owner is behind this rank: nothing is to be computed before the address is
-  // known.
-  PYALLREDUCE_FN Slab slab_at(uint32_t hop) const { return Slab{slabs[hop], &layout}; }
-  PYALLREDUCE_FN Slab own() const { return slab_at(0); }
+  PYALLREDUCE_FN uint32_t rank_at(uint32_t hop) const {
+    return rank + hop - (rank + hop < layout.world ? 0 : layout.world);
+  }
+  PYALLREDUCE_BOTH_FN Slab slab_at(uint32_t hop) const { return Slab{slabs[hop], &layout}; }
+  PYALLREDUCE_BOTH_FN Slab own() const { return slab_at(0); }
   PYALLREDUCE_FN Slab slab(uint32_t owner) const {
     return slab_at(owner - rank + (owner < rank ? layout.world : 0));
   }
@@ -68,8 +82,11 @@ PYALLREDUCE_BOTH_FN Shape decode_shape(uint32_t shape) {
                shape >> 26};
 }
 
+PYALLREDUCE_FN Words signature(uint32_t epoch, uint32_t vectors, uint32_t shape, uint32_t tag) {
+  return Words{{epoch & kEpochMask, vectors, shape, tag}};
+}
 PYALLREDUCE_FN Words signature_of(const Call& call, uint32_t epoch) {
-  return Words{{epoch & kEpochMask, call.vectors, call.shape, call.tag}};
+  return signature(epoch, call.vectors, call.shape, call.tag);
 }
 
 PYALLREDUCE_FN bool same(const Words& a, const Words& b) {

@@ -13,11 +13,6 @@ namespace pyallreduce {
 PYALLREDUCE_FN uint32_t rank_of(uint32_t peer, uint32_t rank) {
   return peer + (peer >= rank ? 1 : 0);
 }
-// Which peer this rank is to the one that is `hop` behind it.
-template <int kWorld>
-PYALLREDUCE_FN uint32_t peer_at(uint32_t hop, uint32_t rank) {
-  return kWorld == 2 ? 0 : rank - (rank + hop < kWorld ? 0 : 1);
-}
 
 template <int kWorld>
 struct Mailboxes {
@@ -29,15 +24,12 @@ struct Mailboxes {
   // More addresses than those of four ranks would not stay in registers.
   static constexpr bool kPins = kWorld <= 4;
 
-  // `place(slab, peer)`: the mailbox in a slab for what that peer of its owner sends.
-  template <typename Place>
-  PYALLREDUCE_FN Mailboxes(const Call& call, uint32_t tile, Place place)
-      : sender(kMaxBlocks * tile), shot((kWorld - 1) * sender) {
+  PYALLREDUCE_FN Mailboxes(const Call& call, uint32_t block)
+      : sender(kMaxBlocks * call.mailbox), shot((kWorld - 1) * sender) {
+    const uint32_t first = Slab::apart(call.mailbox, block);
 #pragma unroll
-    for (uint32_t hop = 1; hop < kWorld; ++hop) {
-      theirs[hop - 1] = place(call.slab_at(hop), peer_at<kWorld>(hop, call.rank));
-    }
-    mine = place(call.own(), 0);
+    for (uint32_t hop = 1; hop < kWorld; ++hop) theirs[hop - 1] = call.boxes[hop].data + first;
+    mine = call.boxes[0].data + first;
     pin();
   }
 

@@ -101,19 +101,26 @@ PYALLREDUCE_FN void launch_dependents() {
 #endif
 }
 // ... and it waits here until the grid before it has finished and its writes are performed.
-// `early`: what is to be computed by then, any bits of it that are not all zero; without a use of
-// it the compiler would put that work behind the wait.
+// `early`: what is to be computed by then, any bits of it whose low half is not all zero; without a
+// use of it the compiler would put that work behind the wait.
 PYALLREDUCE_FN void grid_dependency_wait(uint64_t early) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  if (early != 0) asm volatile("griddepcontrol.wait;" ::: "memory");
+  asm volatile("{.reg .pred known; setp.ne.u32 known, %0, 0; @known griddepcontrol.wait;}" ::"r"(
+                   static_cast<uint32_t>(early))
+               : "memory");
 #endif
 }
 
-// An address that is made once: the compiler would make it anew at each use, behind the wait.
+// An address, or a parameter, that is made once: the compiler would make it anew at each use,
+// behind the wait.
 template <typename V>
 PYALLREDUCE_FN V* pinned(V* address) {
   asm volatile("" : "+l"(address));
   return address;
+}
+PYALLREDUCE_FN uint32_t pinned(uint32_t value) {
+  asm volatile("" : "+r"(value));
+  return value;
 }
 
 // Between two looks at clock and abort words, some milliseconds. A look at the host's words, from
@@ -163,8 +170,8 @@ inline void launch_dependents() {}
 inline void grid_dependency_wait(uint64_t /*early*/) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
 template <typename V>
-V* pinned(V* address) {
-  return address;
+V pinned(V value) {
+  return value;
 }
 
 constexpr uint32_t kPollsPerLook = 64;

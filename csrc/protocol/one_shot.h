@@ -39,10 +39,7 @@ PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
   const Message<T> message(call, share.first);
   Turn turn(call, block.index);
   const Signatures<kWorld, Block> signatures(block, call);
-  const auto place = [&](const Slab& slab, uint32_t peer) {
-    return slab.one_shot(turn.block, peer);
-  };
-  Mailboxes<kWorld> boxes(call, call.layout.one_shot_tile, place);
+  Mailboxes<kWorld> boxes(call, block.index);
 
   typename Block::template PerLane<const Words*> source;
   share.each(block, 0, [&](uint32_t lane, uint32_t i) { source[lane] = pinned(message.at(i)); });

@@ -11,7 +11,8 @@
 
 namespace pyallreduce {
 
-// The signer lane that guards the block against a second call; the lanes below it have a peer each.
+// The signer lane that guards the block against a second call. Lane i below it has the peer that is
+// i behind this rank.
 constexpr uint32_t kOwnerLane = kMaxRanks;
 constexpr uint32_t kSignatureSlot = kMaxBlocks * kMaxRanks;  // vectors from slot to slot
 
@@ -19,17 +20,19 @@ template <int kWorld, typename Block>
 class Signatures {
  public:
   PYALLREDUCE_FN Signatures(const Block& block, const Call& call) {
-    block.signer([&](uint32_t lane) {
-      if (!has_peer(call, lane)) return;
-      to_[lane] = pinned(call.slab(lane).signature(block.index, call.rank));
-      from_[lane] = pinned(call.own().signature(block.index, lane));
+    const uint32_t first = block.index * kMaxRanks;
+    block.signer([&](uint32_t hop) {
+      if (!has_peer(hop)) return;
+      to_[hop] = pinned(call.boxes[hop].signatures + first);
+      from_[hop] = pinned(call.boxes[0].signatures + (first + hop));
+      ours_[hop] = Ours{pinned(call.vectors), pinned(call.shape), pinned(call.tag)};
     });
   }
 
   PYALLREDUCE_FN void send(const Block& block, const Turn& turn, uint32_t lap = 0) const {
-    block.signer([&](uint32_t lane) {
-      if (!has_peer(turn.call, lane) || !turn.ok()) return;
-      st_relaxed_sys(to_[lane] + place(turn, lap), signature_of(turn.call, turn.epoch + lap));
+    block.signer([&](uint32_t hop) {
+      if (!has_peer(hop) || !turn.ok()) return;
+      st_relaxed_sys(to_[hop] + place(turn, lap), ours_[hop].at(turn.epoch + lap));
     });
   }
 
@@ -38,8 +41,8 @@ class Signatures {
   // barrier, this block's pushes of the next lap; behind the last lap, those of the next call. In a
   // call of one lap the ends of the grids serve.
   PYALLREDUCE_FN void check(const Block& block, Turn& turn, uint32_t lap = 0) const {
-    block.signer([&](uint32_t lane) {
-      if (has_peer(turn.call, lane)) compare(turn, lane, lap);
+    block.signer([&](uint32_t hop) {
+      if (has_peer(hop)) compare(turn, hop, lap);
     });
   }
 
@@ -51,37 +54,46 @@ class Signatures {
     send(block, turn, lap);
   }
 
-  PYALLREDUCE_FN uint64_t bits() const { return to_.bits() | from_.bits(); }
+  PYALLREDUCE_FN uint64_t bits() const { return to_.bits() | from_.bits() | ours_.bits(); }
 
  private:
+  // All of this call's signatures but their epochs: read while the grid before still runs, as they
+  // lie in a line of parameters that nothing else has read.
+  struct Ours {
+    uint32_t vectors = 0, shape = 0, tag = 0;
+
+    PYALLREDUCE_FN Words at(uint32_t epoch) const { return signature(epoch, vectors, shape, tag); }
+    PYALLREDUCE_FN uint64_t bits() const { return vectors | shape | tag; }
+  };
+
   PYALLREDUCE_FN static uint32_t place(const Turn& turn, uint32_t lap) {
     return turn.slot_of(lap) * kSignatureSlot;
   }
 
-  PYALLREDUCE_FN static bool has_peer(const Call& call, uint32_t lane) {
-    return lane < kWorld && lane != call.rank;
-  }
+  PYALLREDUCE_FN static bool has_peer(uint32_t hop) { return 0 < hop && hop < kWorld; }
 
-  PYALLREDUCE_FN void compare(Turn& turn, uint32_t lane, uint32_t lap) const {
-    Words* mailbox = from_[lane] + place(turn, lap);
+  PYALLREDUCE_FN void compare(Turn& turn, uint32_t hop, uint32_t lap) const {
+    Words* mailbox = from_[hop] + place(turn, lap);
     Words theirs = ld_relaxed_sys(mailbox);
     const auto arrived = [&] {
       if (!pending(theirs)) return true;
       theirs = ld_relaxed_sys(mailbox);
       return false;
     };
-    const auto missing = [&] { return pending(theirs) ? lane : turn.call.rank; };
+    const auto missing = [&] { return turn.call.rank_at(pending(theirs) ? hop : 0); };
     if (!turn.wait(missing, Phase::kSignature, arrived)) return;
     if (turn.call.laps > 1) theirs = ld_acquire_sys(mailbox);  // the same again
     st_relaxed_sys(mailbox, armed());
-    if (same(theirs, signature_of(turn.call, turn.epoch + lap))) return;
+    if (same(theirs, ours_[hop].at(turn.epoch + lap))) return;
     const bool refused = (theirs.w[2] & kRefusedShape) != 0;
-    turn.fail(refused ? Stop::kRefused : Stop::kMismatch, lane, Phase::kSignature, 0);
+    turn.fail(refused ? Stop::kRefused : Stop::kMismatch, turn.call.rank_at(hop), Phase::kSignature,
+              0);
     turn.report(theirs);  // at once: the data's lanes would wait, and report, a silent peer
   }
 
   typename Block::template PerLane<Words*> to_;
   typename Block::template PerLane<Words*> from_;
+  typename Block::template PerLane<Ours> ours_;
 };
 
 // The start of a block's part of a call: no other call of this rank may be in this block.

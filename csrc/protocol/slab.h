@@ -6,7 +6,8 @@
 //
 // * control: {stop, generation}, {reporter, noticer}; peers write `stop`, the rest is the owner's
 // * blocks: all blocks' epochs, then all owner words; the owner's alone
-// * signatures: [slot][block][sender], one vector each, shared by all algorithms
+// * signatures: [slot][block][how far the sender is behind the owner], one vector each, shared by
+//   all algorithms
 // * probes: [slot][sender], one vector each, for the ping-pong of start-up
 // * one_shot: [slot][sender][piece][block][vector of the piece]
 // * two_shot: [slot][shot][sender][piece][block][vector of the piece]
@@ -23,7 +24,7 @@
 namespace pyallreduce {
 
 // Raised with every change of the slab's layout or of what the kernels say to each other.
-constexpr uint32_t kProtocolVersion = 6;
+constexpr uint32_t kProtocolVersion = 7;
 // Vectors of a block that lie together in a mailbox.
 constexpr uint32_t kPiece = 64;
 // Magic, nonce, rank: written by the owner, read once at start-up.
@@ -143,10 +144,10 @@ struct Slab {
   char* base;
   const Layout* layout;
 
-  PYALLREDUCE_FN Control* control() const {
+  PYALLREDUCE_BOTH_FN Control* control() const {
     return reinterpret_cast<Control*>(base + layout->control);
   }
-  PYALLREDUCE_FN BlockWord* epoch(uint32_t block) const {
+  PYALLREDUCE_BOTH_FN BlockWord* epoch(uint32_t block) const {
     return reinterpret_cast<BlockWord*>(base + layout->blocks) + block;
   }
   PYALLREDUCE_FN BlockWord* owner_word(uint32_t block) const { return owner_behind(epoch(block)); }
@@ -154,28 +155,27 @@ struct Slab {
   PYALLREDUCE_FN Words* probe(uint32_t slot, uint32_t sender) const {
     return reinterpret_cast<Words*>(base + layout->probes) + (slot * kMaxRanks + sender);
   }
-  // The start of a mailbox in slot 0, and of two-shot's first shot; mailboxes.h knows how far the
-  // others are.
-  PYALLREDUCE_FN Words* signature(uint32_t block, uint32_t sender) const {
-    return reinterpret_cast<Words*>(base + layout->signatures) + (block * kMaxRanks + sender);
+  // Block 0's mailbox in slot 0, and of two-shot's first shot; signature.h and mailboxes.h know how
+  // far the others are.
+  PYALLREDUCE_BOTH_FN Words* signatures(uint32_t hop) const {
+    return reinterpret_cast<Words*>(base + layout->signatures) + hop;
   }
   // Nobody sends to himself: the senders of data are numbered as the owner's peers.
-  PYALLREDUCE_FN Words* one_shot(uint32_t block, uint32_t peer) const {
-    return mailbox(layout->one_shot, layout->one_shot_tile, block, peer);
+  PYALLREDUCE_BOTH_FN Words* one_shot(uint32_t peer) const {
+    return reinterpret_cast<Words*>(base + layout->one_shot) +
+           peer * kMaxBlocks * layout->one_shot_tile;
   }
-  PYALLREDUCE_FN Words* two_shot(uint32_t block, uint32_t peer) const {
-    return mailbox(layout->two_shot, layout->two_shot_tile, block, peer);
+  PYALLREDUCE_BOTH_FN Words* two_shot(uint32_t peer) const {
+    return reinterpret_cast<Words*>(base + layout->two_shot) +
+           peer * kMaxBlocks * layout->two_shot_tile;
+  }
+  // How far a block's mailbox of `tile` vectors is from block 0's.
+  PYALLREDUCE_FN static uint32_t apart(uint32_t tile, uint32_t block) {
+    return block * min_of(tile, kPiece);
   }
   // How far the i-th vector of a mailbox is from its start.
   PYALLREDUCE_FN static uint32_t spread(uint32_t i) {
     return i + i / kPiece * (kPiece * (kMaxBlocks - 1));
-  }
-
- private:
-  PYALLREDUCE_FN Words* mailbox(uint64_t offset, uint32_t tile, uint32_t block,
-                                uint32_t peer) const {
-    return reinterpret_cast<Words*>(base + offset) + peer * kMaxBlocks * tile +
-           block * min_of(tile, kPiece);
   }
 };
 

@@ -52,8 +52,7 @@ class TwoShot {
         message_(call, start_),
         turn_(call, block.index),
         signatures_(block, call),
-        boxes_(call, call.layout.two_shot_tile,
-               [&](const Slab& slab, uint32_t peer) { return slab.two_shot(block.index, peer); }) {}
+        boxes_(call, block.index) {}
 
   PYALLREDUCE_FN void run() {
     typename Block::template PerLane<Sources> sources;

@@ -38,10 +38,7 @@ struct Turn {
   uint32_t waited_ms = 0;
 
   PYALLREDUCE_FN Turn(const Call& c, uint32_t b)
-      : call(c),
-        block(b),
-        epoch_word(pinned(c.own().epoch(b))),
-        control(pinned(c.own().control())) {}
+      : call(c), block(b), epoch_word(pinned(c.epochs + b)), control(pinned(c.control)) {}
 
   // Behind grid_dependency_wait: the grid before has advanced the epoch.
   PYALLREDUCE_FN void begin() {
@@ -52,7 +49,7 @@ struct Turn {
     stop = stop_of(words.w[0], generation);  // sticky: later calls drain at once
   }
 
-  // For grid_dependency_wait.
+  // For grid_dependency_wait; never all zero in the low half, as no control line begins a page.
   PYALLREDUCE_FN uint64_t bits() const {
     return reinterpret_cast<uint64_t>(epoch_word) | reinterpret_cast<uint64_t>(control);
   }

@@ -147,9 +147,9 @@ ALGORITHMS = [
     ),
     Mutant(
         "a rank takes itself for another's peer",
-        _P + "mailboxes.h",
-        "rank - (rank + hop < kWorld ? 0 : 1)",
-        "rank",
+        "csrc/rank.cpp",
+        "call.rank - (call.rank + hop < world() ? 0 : 1)",
+        "call.rank - (call.rank == 0 ? 0 : 1)",
         "sequences",
     ),
     Mutant(

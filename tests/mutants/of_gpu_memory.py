@@ -95,7 +95,7 @@ GPU_MEMORY = [
     Mutant(
         "a grid does not wait for the grid before",
         _P + "memory.h",
-        '  if (early != 0) asm volatile("griddepcontrol.wait;" ::: "memory");\n',
+        "@known griddepcontrol.wait;",
         "",
         _LITMUS + "test_rearming_is_before_the_next_push",
     ),

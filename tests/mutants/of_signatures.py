@@ -29,11 +29,11 @@ SIGNATURES = [
     Mutant(
         "a signature has no size",
         _P + "call.h",
-        "kEpochMask, call.vectors, ",
+        "kEpochMask, vectors, ",
         "kEpochMask, 0, ",
         "mismatch",
     ),
-    Mutant("a signature has no tag", _P + "call.h", ", call.tag}}", ", 0}}", "mismatch"),
+    Mutant("a signature has no tag", _P + "call.h", ", tag}}", ", 0}}", "mismatch"),
     Mutant(
         "a shape has no tail", _P + "call.h", "s.tail_bytes << 8 | ", "", "mismatch", quick=True
     ),
@@ -62,9 +62,30 @@ SIGNATURES = [
     Mutant(
         "a difference is not reported",
         _P + "signature.h",
-        "if (same(theirs, signature_of(turn.call, turn.epoch + lap))) return;",
+        "if (same(theirs, ours_[hop].at(turn.epoch + lap))) return;",
         "return;",
         "mismatch",
+    ),
+    Mutant(
+        "a mismatch is laid to a rank by its distance",
+        _P + "signature.h",
+        "turn.call.rank_at(hop), Phase::kSignature",
+        "hop, Phase::kSignature",
+        "mismatch",
+    ),
+    Mutant(
+        "the ranks are not a round",
+        _P + "call.h",
+        "rank + hop - (rank + hop < layout.world ? 0 : layout.world)",
+        "rank + hop",
+        "mismatch",
+    ),
+    Mutant(
+        "a rank signs in another's place",
+        "csrc/rank.cpp",
+        "(layout.world - hop) % layout.world",
+        "hop",
+        "no_result_of_half_a_sum",
     ),
     Mutant(
         "a refusal is taken for a mismatch",
@@ -111,15 +132,15 @@ SIGNATURES = [
     Mutant(
         "a signature is sent after an abort",
         _P + "signature.h",
-        "if (!has_peer(turn.call, lane) || !turn.ok()) return;",
-        "if (!has_peer(turn.call, lane)) return;",
+        "if (!has_peer(hop) || !turn.ok()) return;",
+        "if (!has_peer(hop)) return;",
         "drained",
     ),
     Mutant(
         "a lap's signature has the epoch of the first",
         _P + "signature.h",
-        "place(turn, lap), signature_of(turn.call, turn.epoch + lap)",
-        "place(turn, lap), signature_of(turn.call, turn.epoch)",
+        "place(turn, lap), ours_[hop].at(turn.epoch + lap)",
+        "place(turn, lap), ours_[hop].at(turn.epoch)",
         "laps",
     ),
     Mutant(

@@ -63,12 +63,12 @@ void no_result_of_half_a_sum() {
     if (r == 2) {
       const Shape shape{DataType::kFloat32, Algorithm::kTwoShot, 0, 1, 1, 0};
       const uint32_t one = bits(1.0f);
-      Words* shards = group.slab(1).two_shot(0, 1);
+      Words* shards = group.slab(1).two_shot(1);
       Words* results = shards + uint64_t{kMaxBlocks} * 2 * group.layout.two_shot_tile;
       for (uint32_t i = 0; i < 9; ++i) put(shards + i, Words{{one, one, one, one}});
       for (uint32_t i = 0; i < 7; ++i) put(results + i, Words{{one, one, one, one}});
       for (uint32_t p = 0; p < 2; ++p) {
-        put(group.slab(p).signature(0, 2), Words{{0, 25, encode_shape(shape), 0}});
+        put(group.slab(p).signatures(2 - p), Words{{0, 25, encode_shape(shape), 0}});
       }
       return;
     }
@@ -91,12 +91,12 @@ void silent_from_the_second_lap() {
     Slab there = group.slab(0);
     if (r == 1) {
       const Shape shape{DataType::kFloat32, Algorithm::kTwoShot, 0, 1, 3, 0};
-      Words* results = there.two_shot(0, 0) + uint64_t{kMaxBlocks} * tile;
+      Words* results = there.two_shot(0) + uint64_t{kMaxBlocks} * tile;
       for (uint32_t i = 0; i < tile; ++i) {
-        put(there.two_shot(0, 0) + Slab::spread(i), Words{{one, one, one, one}});
+        put(there.two_shot(0) + Slab::spread(i), Words{{one, one, one, one}});
         put(results + Slab::spread(i), Words{{two, two, two, two}});
       }
-      return put(there.signature(0, 1), Words{{0, 2 * part, encode_shape(shape), 0}});
+      return put(there.signatures(1), Words{{0, 2 * part, encode_shape(shape), 0}});
     }
     Message<float> x(8 * part), out(8 * part);
     for (uint32_t i = 0; i < x.elements; ++i) x[i] = 1;
@@ -170,8 +170,8 @@ void absent() {
       EXPECT(call(group, 1, 100, kOneShot.in(1)) == 0);
       return;
     }
-    for (uint32_t i = 0; i < 25; ++i) await_vector(group.slab(0).one_shot(0, 0) + i);
-    await_vector(group.slab(0).signature(0, 1));
+    for (uint32_t i = 0; i < 25; ++i) await_vector(group.slab(0).one_shot(0) + i);
+    await_vector(group.slab(0).signatures(1));
     group.records[0].host.absent = 1u << 1;
     EXPECT(call(group, 0, 100, kOneShot.in(1)) == 0);
     Message<float> x(100), out(100);
@@ -184,13 +184,14 @@ void asked_again() {
   Group group(2);
   Call call{};
   call.layout = group.layout;
-  for (uint32_t r = 0; r < 2; ++r) call.slabs[r] = reinterpret_cast<char*>(group.address(r));
+  call.control = group.slab(0).control();
+  call.epochs = group.slab(0).epoch(0);
   call.record = &group.records[0];
   group.run([&](uint32_t r) {
     if (r != 0) return;
     Turn turn(call, 0);
     turn.begin();
-    Words* box = group.slab(0).one_shot(0, 0);
+    Words* box = group.slab(0).one_shot(0);
     uint32_t reads = 0;
     const auto mailbox = [&](uint32_t) {
       // The first, and one a poll up to the second look; that look's own comes next.
