@@ -93,6 +93,10 @@ for step in $steps; do
     cost)
       run cost 200 python3 bench/safety_cost.py "$out/safety-cost.json" --bare "${BARE:-${TMPDIR:-/tmp}/bare}" ;;
     drill) run drill 300 python3 bench/fault_drill.py "$out/drill.json" --gpus "$gpus" --ranks "$ranks" ${DRILL:---kills 5 --starts 50} ;;
+    eager)
+      peers
+      # shellcheck disable=SC2086
+      run eager 150 "${with_peers[@]}" python3 bench/eager_host.py "$out/eager-host.json" --deadline 140 ${EAGER:-} ;;
     late) run late 60 python3 bench/late.py "$out/late.json" ;;
     soak) run soak 200 python3 bench/soak.py "$out/soak.json" ${SOAK:---seconds 40} ;;
     synccheck) run synccheck 200 compute-sanitizer --tool synccheck --error-exitcode 9 \

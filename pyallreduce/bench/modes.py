@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -31,6 +31,7 @@ _COLD_BYTES = 128 << 20  # more than the L2 twice
 _HIDDEN = 4096
 _LARGE = 16 << 20  # above this, fewer replays
 _BASE_SAMPLES = 20
+_EAGER_SAMPLES = 30  # a round of 200 calls each: more would be most of a comparison's time
 _FEWEST = 5
 assert _COLD_BYTES > 2 * _L2_BYTES
 
@@ -146,7 +147,8 @@ def _eager(
         sample = between_events(work, peer.place.device)
     else:
         sample = _by_clock(work)
-    figures = _figures(sample, calls, nbytes, budget, last)
+    few = replace(budget, samples=min(budget.samples, _EAGER_SAMPLES))
+    figures = _figures(sample, calls, nbytes, few, last)
     host_us = None
     if peer.place.device.type == "cuda":
         host_us = quantile(slowest(host[-figures.samples :]), 0.5)
@@ -172,7 +174,7 @@ def _chain(
     without, _ = _capture(peer, lambda: chain(lambda x: x))
     graph, results = run_captured(peer, lambda: chain(peer.all_reduce))
     device = peer.place.device
-    few = Budget(min(budget.samples, _BASE_SAMPLES), budget.warmup, budget.seconds)
+    few = replace(budget, samples=min(budget.samples, _BASE_SAMPLES))
     base = _figures(
         between_events(without.replay, device, spin=_spin(2 * calls, nbytes)),
         calls,

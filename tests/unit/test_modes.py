@@ -133,6 +133,7 @@ def test_large_messages_get_fewer_replays(monkeypatch: pytest.MonkeyPatch) -> No
     many = dataclasses.replace(BUDGET, samples=200)
     assert modes.measure(peer, "graph", 32 * MIB, torch.bfloat16, 1, many).samples == 7
     assert modes.measure(peer, "graph", KIB, torch.bfloat16, 1, many).samples == 200
+    assert modes.measure(peer, "eager", KIB, torch.bfloat16, 1, many).samples == 30
 
 
 @pytest.mark.parametrize("captured", [False, True])
