@@ -8,7 +8,7 @@ python bench/eager_host.py OUT.json [--ranks N] [--bytes 8192] [--turns 30] [NAM
 `bench --compare` gives every backend processes of its own, minutes apart, in which the speed of a
 host changes by half (NOTES.md, entry 38). Here each has a turn of CALLS calls, then the next one;
 the order changes from round to round. NAMEs are those of `bench --compare --backends`. A turn's
-time is that of its slowest rank, its first wait for the device not included.
+time is that of its slowest rank, without its waits for the device.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ import click
 import torch
 
 from pyallreduce.bench import timing
+from pyallreduce.bench.command import environment
 from pyallreduce.bench.peers.base import Peer, Place
 from pyallreduce.bench.peers.registry import choose, why_missing
 from pyallreduce.info import gpu_count, header
@@ -101,25 +102,27 @@ def main(
 ) -> None:
     gpus = gpu_count() if device == "cuda" else 0
     placement = place(ranks, device, gpus=gpus, share_gpu=False)
-    found = [e for e in choose(names, device) if not why_missing(e, placement.ranks)]
+    wanted = choose(names, device)
+    found = [entry for entry in wanted if not why_missing(entry, placement.ranks)]
     peers = [(f"{e.name} {a}", e.module, a, e.jit) for e in found for a in e.algorithms]
     options = {"bytes": nbytes, "turns": turns, "peers": peers}
     results = launch("eager_host:run_rank", options, placement, deadline_s=deadline)
     command = f"bench/eager_host.py --ranks {placement.ranks} --bytes {nbytes} --turns {turns}"
-    content = {"header": header(" ".join([command, *names])), "bytes": nbytes, "calls": CALLS}
-    output.write_text(json.dumps({**content, **results[0]}, indent=1) + "\n", encoding="utf-8")
+    head = {**header(" ".join([command, *names])), "environment": environment()}
+    content = {"header": head, "bytes": nbytes, "calls": CALLS, **results[0]}
+    output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     click.echo(
         f"us of an eager call of {nbytes} bytes on the host: median, least, most of {turns} turns"
     )
-    for name, times in sorted(results[0]["times_us"].items(), key=lambda item: min(item[1])):
-        wrong = sum(rank["wrong"][name] for rank in results)
-        middle = statistics.median(times)
+    wrong = {name: sum(rank["wrong"][name] for rank in results) for name in results[0]["wrong"]}
+    for middle, name, times in sorted(
+        (statistics.median(times), name, times) for name, times in results[0]["times_us"].items()
+    ):
         line = f"{name:24} {middle:8.2f} {min(times):8.2f} {max(times):8.2f}"
-        click.echo(line + (f"  {wrong} WRONG" if wrong else ""))
-    absent = [e.name for e in choose(names, device) if e not in found]
-    if absent:
+        click.echo(line + (f"  {wrong[name]} WRONG" if wrong[name] else ""))
+    if absent := [entry.name for entry in wanted if entry not in found]:
         click.echo(f"not here: {', '.join(absent)}")
-    if any(count for rank in results for count in rank["wrong"].values()):
+    if any(wrong.values()):
         raise SystemExit(1)
 
 

@@ -163,7 +163,8 @@ def check(
 @click.option("--eager", is_flag=True, help="Time eager calls besides graphs.")
 @click.option(
     "--samples", type=click.IntRange(1),
-    help=f"Of eager calls; with --compare of every mode. [default: {_SAMPLES}, or {_PUBLISHED}]",
+    help="Of eager calls; with --compare of every mode, but at most 30 of eager calls. "
+    f"[default: {_SAMPLES}, or {_PUBLISHED}]",
 )  # fmt: skip
 @click.option(
     "--backend", "chosen", type=click.Choice(_BACKENDS), multiple=True,

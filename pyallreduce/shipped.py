@@ -39,7 +39,7 @@ GPU: dict[int, Table] = {
             Entry(128 * _KIB, "one_shot", lanes=128),
             Entry(448 * _KIB, "one_shot", lanes=256),
             Entry(512 * _KIB, "one_shot", lanes=128),
-            Entry(1 * _MIB, "one_shot", lanes=512),
+            Entry(1280 * _KIB, "one_shot", lanes=512),
             Entry(1536 * _KIB, "one_shot", lanes=256),
             Entry(4 * _MIB, "one_shot"),
             Entry(MAX_BYTES, "two_shot", lanes=512),

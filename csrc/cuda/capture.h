@@ -7,8 +7,8 @@
 namespace pyallreduce::cuda {
 
 // Where the capture of a stream stands: which one it is, and the node that what comes next would
-// follow. No node where nothing has been captured yet, where the next would follow several, or
-// where nothing is captured at all.
+// follow. No node where nothing has been captured yet, where the next would follow several, where
+// nothing is captured at all, or where CUDA does not say.
 struct CaptureEnd {
   unsigned long long capture = 0;
   cudaGraphNode_t node = nullptr;

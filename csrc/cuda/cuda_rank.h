@@ -36,7 +36,9 @@ class CudaRank final : private RegisteredPage, public Rank {
   void launch_ping_pong(const Call& call, uint64_t stream) override;
 
   int device_;
-  CaptureEnd ours_;  // behind the last launch that was captured
+  // Behind the last launch that was captured. Two threads that capture calls of a rank at once
+  // spoil it: then launches are slower, nothing else.
+  CaptureEnd ours_;
 };
 
 }  // namespace pyallreduce::cuda

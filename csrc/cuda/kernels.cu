@@ -45,42 +45,42 @@ __global__ void ping_pong_kernel(const __grid_constant__ Call call) {
 
 template <typename Kernel>
 void launch_kernel(Kernel kernel, const Call& call, uint32_t blocks, uint32_t lanes,
-                   const Place& place) {
+                   cudaStream_t stream, Start start = Start::kDependent) {
   cudaLaunchAttribute attribute{};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config{};
   config.gridDim = dim3(blocks);
   config.blockDim = dim3(lanes + kSignerLanes);
-  config.stream = place.stream;
+  config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = place.dependent ? 1 : 0;
+  config.numAttrs = start == Start::kDependent ? 1 : 0;
   check(cudaLaunchKernelEx(&config, kernel, call), "launching an all-reduce kernel");
 }
 
 }  // namespace
 
-void launch(const Call& call, DataType dtype, const Plan& plan, const Place& place) {
+void launch(const Call& call, DataType dtype, const Plan& plan, cudaStream_t stream, Start start) {
   with_type(dtype, [&](auto type) {
     with_world(call.layout.world, [&](auto ranks) {
       using T = typename decltype(type)::type;
       constexpr int kWorld = decltype(ranks)::value;
       const auto kernel = plan.algorithm == Algorithm::kOneShot ? one_shot_kernel<T, kWorld>
                                                                 : two_shot_kernel<T, kWorld>;
-      launch_kernel(kernel, call, plan.blocks, plan.lanes, place);
+      launch_kernel(kernel, call, plan.blocks, plan.lanes, stream, start);
     });
   });
 }
 
-void launch_refusal(const Call& call, const Place& place) {
+void launch_refusal(const Call& call, cudaStream_t stream) {
   with_world(call.layout.world, [&](auto ranks) {
     constexpr int kWorld = decltype(ranks)::value;
-    launch_kernel(refusal_kernel<kWorld>, call, kMaxBlocks, 32, place);
+    launch_kernel(refusal_kernel<kWorld>, call, kMaxBlocks, 32, stream);
   });
 }
 
-void launch_ping_pong(const Call& call, const Place& place) {
-  launch_kernel(ping_pong_kernel, call, call.layout.world - 1, 32, place);
+void launch_ping_pong(const Call& call, cudaStream_t stream) {
+  launch_kernel(ping_pong_kernel, call, call.layout.world - 1, 32, stream);
 }
 
 void load_kernels(uint32_t world) {

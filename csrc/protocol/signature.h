@@ -57,8 +57,8 @@ class Signatures {
   PYALLREDUCE_FN uint64_t bits() const { return to_.bits() | from_.bits() | ours_.bits(); }
 
  private:
-  // All of this call's signatures but their epochs: read while the grid before still runs, as they
-  // lie in a line of parameters that nothing else has read.
+  // All of this call's signatures but their epochs: read while the grid before still runs, and not
+  // when the epoch is here.
   struct Ours {
     uint32_t vectors = 0, shape = 0, tag = 0;
 

@@ -162,12 +162,10 @@ struct Slab {
   }
   // Nobody sends to himself: the senders of data are numbered as the owner's peers.
   PYALLREDUCE_BOTH_FN Words* one_shot(uint32_t peer) const {
-    return reinterpret_cast<Words*>(base + layout->one_shot) +
-           peer * kMaxBlocks * layout->one_shot_tile;
+    return mailbox(layout->one_shot, layout->one_shot_tile, peer);
   }
   PYALLREDUCE_BOTH_FN Words* two_shot(uint32_t peer) const {
-    return reinterpret_cast<Words*>(base + layout->two_shot) +
-           peer * kMaxBlocks * layout->two_shot_tile;
+    return mailbox(layout->two_shot, layout->two_shot_tile, peer);
   }
   // How far a block's mailbox of `tile` vectors is from block 0's.
   PYALLREDUCE_FN static uint32_t apart(uint32_t tile, uint32_t block) {
@@ -176,6 +174,11 @@ struct Slab {
   // How far the i-th vector of a mailbox is from its start.
   PYALLREDUCE_FN static uint32_t spread(uint32_t i) {
     return i + i / kPiece * (kPiece * (kMaxBlocks - 1));
+  }
+
+ private:
+  PYALLREDUCE_BOTH_FN Words* mailbox(uint64_t offset, uint32_t tile, uint32_t peer) const {
+    return reinterpret_cast<Words*>(base + offset) + peer * kMaxBlocks * tile;
   }
 };
 

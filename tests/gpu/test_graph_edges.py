@@ -17,6 +17,8 @@ sys.path.insert(0, str(Path(__file__).parent))
 from local_group import DEVICE, LocalGroup
 
 pytestmark = pytest.mark.gpu
+if torch.cuda.is_available() and torch.cuda.get_device_capability() < (9, 0):
+    pytest.skip("programmatic dependent launch begins with sm_90", allow_module_level=True)
 
 PLAIN, PROGRAMMATIC = 0, 1  # cudaGraphDependencyType
 

@@ -37,7 +37,8 @@ class Memory:
         gpu = (HEADER.read_text(encoding="utf-8") if text is None else text).split("#else")[0]
         self.functions: dict[str, tuple[Operation, ...]] = {}
         self.forms_agree = True  # those for a word and for a vector differ in width alone
-        self.waits_for_the_grid_before = "@known griddepcontrol.wait;" in gpu
+        wait = "setp.ne.u32 known, %0, 0; @known griddepcontrol.wait;"
+        self.waits_for_the_grid_before = wait in gpu
         for name, _, body, line in _FUNCTION.findall(gpu):
             if found := [Operation(*cast("Any", part)) for part in _ASM.findall(body or line)]:
                 first = self.functions.setdefault(name, tuple(found))

@@ -95,8 +95,8 @@ GPU_MEMORY = [
     Mutant(
         "a grid does not wait for the grid before",
         _P + "memory.h",
-        "@known griddepcontrol.wait;",
-        "",
+        "setp.ne.u32 known",
+        "setp.eq.u32 known",
         _LITMUS + "test_rearming_is_before_the_next_push",
     ),
 ]
