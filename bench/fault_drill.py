@@ -6,7 +6,7 @@ python bench/fault_drill.py OUT.json [--gpus N] [--ranks N] [--matrix] [--kills 
     [--late 50] [--stalls 3]
 
 Without --gpus the ranks are processes on the CPU. The cases and what is asked of them are those of
-tests/faults; the matrix is of two ranks.
+tests/faults; in the matrix the first and the last of the ranks are the victims.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ _KEPT = ("end", "backend", "code", "took", "wrong", "usable_s")
 _STALL_MS = 8_000  # the deadline; a stall is noticed after the usual 5 s
 
 
-def matrix(gpus: int) -> list[dict[str, Any]]:
+def matrix(ranks: int, gpus: int) -> list[dict[str, Any]]:
     """Every case: whether it ended as promised, and how, by rank."""
-    outcomes: Outcomes = run(survivable(), gpus, 300)
-    for case in lethal():
+    outcomes: Outcomes = run(survivable(ranks), gpus, 150 * ranks)
+    for case in lethal(ranks):
         outcomes.update(run([case], gpus, 90))
         click.echo(f"{case.name}: {judge(case, outcomes.get(case.name, {})) or 'as promised'}")
-    return [_record(case, outcomes) for case in (*survivable(), *lethal())]
+    return [_record(case, outcomes) for case in (*survivable(ranks), *lethal(ranks))]
 
 
 def _record(case: Case, outcomes: Outcomes) -> dict[str, Any]:
@@ -141,7 +141,7 @@ def main(
         keep("late", {"seconds": late, "ranks": results})
         click.echo(content["late"])
     if with_matrix:
-        keep("matrix", matrix(gpus))
+        keep("matrix", matrix(ranks, gpus))
         bad = [record["case"] for record in content["matrix"] if record["complaints"]]
         click.echo(f"{len(content['matrix'])} cases, {len(bad)} not as promised: {bad}")
 

@@ -92,12 +92,12 @@ def matrix(ranks: int = 2) -> Iterator[Case]:
                 yield Case(fault, stage, victim, ranks)
 
 
-def lethal() -> list[Case]:
-    return [case for case in matrix() if case.lethal]
+def lethal(ranks: int = 2) -> list[Case]:
+    return [case for case in matrix(ranks) if case.lethal]
 
 
-def survivable() -> list[Case]:
-    return [case for case in matrix() if not case.lethal]
+def survivable(ranks: int = 2) -> list[Case]:
+    return [case for case in matrix(ranks) if not case.lethal]
 
 
 def of_three() -> list[Case]:
