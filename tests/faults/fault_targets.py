@@ -18,7 +18,7 @@ import links
 import stderr
 import torch
 import torch.distributed as dist
-from cases import CALLS, NOTICE_MS, STARTUP
+from cases import CALLS, INSIDE_S, NOTICE_MS, STARTUP
 
 from pyallreduce import Communicator, Config, slab, topology, tuned
 from pyallreduce.errors import PyallreduceError
@@ -27,7 +27,6 @@ from pyallreduce.native import NativePath
 from pyallreduce.worker import Context
 
 _SHORT, _LONG = 700, 20_000  # one block or two, or several; half of the victims meet each
-_INSIDE_S = 0.3
 
 
 class Planted(RuntimeError):  # noqa: N818 - an exception of the program, not of the library
@@ -180,7 +179,7 @@ class _Case:
             and not self.is_victim
             and (self.stage == "inside" or self.fault == "two at once")
         ):
-            time.sleep(2 * _INSIDE_S)  # the victim waits in its call meanwhile
+            time.sleep(2 * INSIDE_S)  # the victim waits in its call meanwhile
         if struck and self.is_victim:
             if self.fault == "skip":
                 return
@@ -222,7 +221,7 @@ class _Case:
         elif self.fault == "two at once":
             self._second_caller(comm, x.clone(), how["tag"])
         elif self.stage == "inside":
-            threading.Timer(_INSIDE_S, self._strike).start()
+            threading.Timer(INSIDE_S, self._strike).start()
         else:
             self._strike()
         return x
@@ -240,7 +239,7 @@ class _Case:
 
         self._second = threading.Thread(target=call)
         self._second.start()
-        time.sleep(_INSIDE_S)  # it is in its call by now
+        time.sleep(INSIDE_S)  # it is in its call by now
 
     def _join(self) -> None:
         if self._second is not None:
