@@ -49,6 +49,8 @@ def run_rank(context: Context, options: dict[str, Any]) -> dict[str, Any]:
         peer = maker.make(algorithm, Place(context.rank, world, device, ((nbytes, 1),)))
         if peer.serves(nbytes, _DTYPE, "eager"):
             peers[name] = peer
+        else:
+            peer.close()
     start = timing.zero_sum(context.rank, world, nbytes // 2, _DTYPE, device)
     last = {
         name: peer.buffers(1, nbytes // 2, _DTYPE)[0].copy_(start) for name, peer in peers.items()

@@ -100,9 +100,10 @@ PYALLREDUCE_FN void launch_dependents() {
   asm volatile("griddepcontrol.launch_dependents;");
 #endif
 }
-// ... and it waits here until the grid before it has finished and its writes are performed.
-// `early`: what is to be computed by then, any bits of it whose low half is not all zero; without a
-// use of it the compiler would put that work behind the wait.
+// ... and it waits here until the grid before it has finished and its writes are performed. (One
+// that was launched plainly has not started before.) `early`: what is to be computed by then, any
+// bits of it whose low half is not all zero; without a use of it the compiler would put that work
+// behind the wait.
 PYALLREDUCE_FN void grid_dependency_wait(uint64_t early) {
 #if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
   asm volatile("{.reg .pred known; setp.ne.u32 known, %0, 0; @known griddepcontrol.wait;}" ::"r"(
