@@ -2,12 +2,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "host/process.h"
 
+#include <fcntl.h>
 #include <sys/ioctl.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <chrono>
+#include <cstdlib>
 #include <cstring>
-#include <fstream>
 #include <iterator>
 #include <sstream>
 #include <thread>
@@ -31,6 +33,18 @@ struct PidfdInfo {
 constexpr uint64_t kPidfdInfoExit = 1u << 3;
 constexpr unsigned long kPidfdGetInfo = _IOWR(0xff, 11, PidfdInfo);
 
+// Empty where there is none. Not by a stream: that throws if the process's parent asks how it ended
+// between the opening and the reading, and the watchdog's thread would end its own process by it.
+std::string contents_of(const std::string& path) {
+  std::string text;
+  const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return text;
+  char part[1024];
+  for (ssize_t got; (got = ::read(fd, part, sizeof part)) > 0;) text.append(part, got);
+  ::close(fd);
+  return text;
+}
+
 // As waitpid gives it, of a process that its parent has asked for already.
 std::optional<int> exit_status_of(int pidfd) {
   PidfdInfo info{kPidfdInfoExit, 0, {}, 0};
@@ -48,16 +62,16 @@ std::string describe(int status) {
 }  // namespace
 
 std::optional<ProcessFacts> process_facts(int64_t pid) {
-  std::ifstream file("/proc/" + std::to_string(pid) + "/stat");
-  const std::string text((std::istreambuf_iterator<char>(file)), std::istreambuf_iterator<char>());
+  const std::string text = contents_of("/proc/" + std::to_string(pid) + "/stat");
   const size_t bracket = text.rfind(')');  // the command in field 2 may hold spaces and brackets
   if (bracket == std::string::npos) return std::nullopt;
   std::istringstream fields(text.substr(bracket + 1));
   std::vector<std::string> field{std::istream_iterator<std::string>(fields), {}};
   if (field.size() <= kStartField - kStateField) return std::nullopt;
   const size_t exit = kExitField - kStateField;
-  return ProcessFacts{field[0][0], std::stoull(field[kStartField - kStateField]),
-                      field.size() > exit ? std::stoi(field[exit]) : 0};
+  return ProcessFacts{field[0][0],
+                      std::strtoull(field[kStartField - kStateField].c_str(), nullptr, 10),
+                      field.size() > exit ? std::atoi(field[exit].c_str()) : 0};
 }
 
 std::string how_it_ended(int64_t pid, int pidfd) {

@@ -15,7 +15,8 @@ struct ProcessFacts {
   int exit_status;      // as waitpid gives it, once `state` is 'Z'
 };
 
-// None where the process is gone, or hidden from this one.
+// None where the process is gone, or hidden from this one. Throws nothing of its own: the
+// watchdog's thread asks, about processes that go meanwhile.
 std::optional<ProcessFacts> process_facts(int64_t pid);
 
 inline constexpr const char* kUnknownEnd = "how is not known";

@@ -11,6 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -46,9 +47,9 @@ def run(context: Context, options: dict[str, Any]) -> None:
     if not lethal:
         _usable(context)  # its first all-reduce makes what the others find
     for case in options["cases"]:
-        with stderr.captured() as log:
+        with stderr.captured(Path(options["folder"]) / f"rank {context.rank}") as log:
             outcome = _Case(context, case).run()
-        outcome["log"] = log()
+            outcome["log"] = log()
         context.say({"case": case["name"], "outcome": outcome})
         if not case["lethal"]:
             dist.barrier()

@@ -8,6 +8,7 @@ import contextlib
 import os
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
@@ -36,19 +37,30 @@ def run(cases: Sequence[Case], gpus: int, deadline_s: float) -> Outcomes:
     if HERE not in sys.path:
         sys.path.insert(0, HERE)
     placement = Placement(cases[0].ranks, gpus)
-    options = {
+    options: dict[str, Any] = {
         "cases": [{**c.as_json(), "name": c.name, "lethal": c.lethal} for c in cases],
         "late_s": _LETHAL_DUMP_S if cases[0].lethal else deadline_s - _DUMP_S,
     }
-    try:
-        launch("fault_targets:run", options, placement, deadline_s=deadline_s, on_report=listener)
-    except LaunchError as error:
-        if not cases[0].lethal:
-            ended = ", ".join(f"{name} ({len(o)})" for name, o in listener.outcomes.items())
-            message = f"{error}\nended so far (by how many ranks): {ended}"
-            raise LaunchError(message) from error
-        print(error, file=sys.stderr)  # who died is planned; pytest shows it beside a complaint
+    with tempfile.TemporaryDirectory() as folder:
+        options["folder"] = folder
+        try:
+            launch(
+                "fault_targets:run", options, placement, deadline_s=deadline_s, on_report=listener
+            )
+        except LaunchError as error:
+            if not cases[0].lethal:
+                ended = ", ".join(f"{name} ({len(o)})" for name, o in listener.outcomes.items())
+                message = f"{error}\nended so far (by how many ranks): {ended}"
+                raise LaunchError(message + _last_words(folder)) from error
+            # Who died is planned; pytest shows it beside a complaint.
+            print(f"{error}{_last_words(folder)}", file=sys.stderr)
     return listener.outcomes
+
+
+def _last_words(folder: str) -> str:
+    """What ranks that ended inside a case had written to standard error in it."""
+    files = sorted(Path(folder).iterdir())
+    return "".join(f"\n{file.name} wrote:\n{file.read_text(errors='replace')}" for file in files)
 
 
 class _Listener:

@@ -7,8 +7,10 @@ from __future__ import annotations
 import os
 import re
 import struct
+import tempfile
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import stderr
@@ -80,7 +82,11 @@ def stall(context: Context, options: dict[str, Any]) -> dict[str, Any]:
     and when their exception comes, in seconds from the call."""
     device = "cpu" if context.gpu is None else f"cuda:{context.gpu}"
     config = Config(slab_bytes=1 << 20, timeout_ms=options["timeout_ms"])
-    with Communicator(device=device, config=config) as comm, stderr.captured() as log:
+    with (
+        Communicator(device=device, config=config) as comm,
+        tempfile.TemporaryDirectory() as folder,
+        stderr.captured(Path(folder) / "log") as log,
+    ):
         assert all(right(comm, float(turn)) for turn in range(3))
         torch.distributed.barrier()
         if context.rank == context.world - 1:

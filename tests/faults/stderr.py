@@ -9,24 +9,22 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 __all__ = ["captured"]
 
 
 @contextlib.contextmanager
-def captured() -> Iterator[Callable[[], str]]:
-    """Keep it from the terminal meanwhile; the function that it yields reads all so far."""
+def captured(file: Path) -> Iterator[Callable[[], str]]:
+    """Keep it in `file` meanwhile; the function that it yields reads all so far. The file is gone
+    at the end, and left behind by a process that ends before: it holds that one's last words."""
     sys.stderr.flush()
     kept = os.dup(2)
-    pipe = os.memfd_create("stderr")
-    os.dup2(pipe, 2)
-
-    def read() -> str:
-        size = os.lseek(pipe, 0, os.SEEK_END)
-        return os.pread(pipe, size, 0).decode(errors="replace")
-
+    with file.open("wb") as to:
+        os.dup2(to.fileno(), 2)
     try:
-        yield read
+        yield lambda: file.read_text(errors="replace")
     finally:
         os.dup2(kept, 2)
         os.close(kept)
+        file.unlink()

@@ -51,8 +51,14 @@ SCENARIOS = (
 STIRRED = ("sequences", "chunks", "laps", "one_ahead", "no_result_of_half_a_sum")
 
 
-def build(to: Path, program: str, flags: Sequence[str] = (), root: Path = ROOT) -> Path:
-    """tests/native/`program`.cpp with the host target's sources under `root`.
+def build(
+    to: Path,
+    program: str,
+    flags: Sequence[str] = (),
+    root: Path = ROOT,
+    sources: Sequence[str] = SOURCES,
+) -> Path:
+    """tests/native/`program`.cpp with `sources` under `root`, by default the host target's.
 
     Raises:
         subprocess.CalledProcessError: it does not compile.
@@ -69,7 +75,7 @@ def build(to: Path, program: str, flags: Sequence[str] = (), root: Path = ROOT) 
                 str(binary),
                 str(native / program) + ".cpp",
             ),
-            *(str(root / source) for source in SOURCES),
+            *(str(root / source) for source in sources),
         ],
         check=True,
         capture_output=True,
