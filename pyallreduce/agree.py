@@ -32,13 +32,12 @@ from pyallreduce.selector import Decision, decide
 from pyallreduce.slab import SlabError, Slabs
 from pyallreduce.table import Table
 from pyallreduce.topology import foreign_processes, probe
-from pyallreduce.verdicts import first_veto, joint_verdict
+from pyallreduce.verdicts import Stage, first_veto, joint_verdict
 
 __all__ = ["Agreement", "resolve"]
 
 logger = logging.getLogger(__name__)
 
-_STAGE_OPEN, _STAGE_EDGES, _STAGE_CALLS, _STAGE_CLOSED = 11, 12, 13, 14
 Result = TypeVar("Result")
 
 
@@ -130,6 +129,7 @@ def _set_up(
         return None, replace(reason, code=Code.SLAB_SIZE)
     table = _agree_table(exchange, config, facts, nonce)
     slabs = Slabs(target, index, exchange.rank, layout)
+    exchange.obituary = slabs.ended
     native: NativePath | None = None
 
     def offer() -> wire.SlabOffer:
@@ -148,20 +148,20 @@ def _set_up(
             _, mine = _attempt(lambda: slabs.open(offers, nonce))
             if mine.code is Code.OK:
                 native, mine = _attempt(connect)
-            veto = joint_verdict(exchange, nonce, _STAGE_OPEN, mine)
+            veto = joint_verdict(exchange, nonce, Stage.OPENED, mine)
         with stopwatch():
             if veto.code is Code.OK and native is not None:
                 mine = validate.edges(native, exchange.rank, nonce)
                 edges.extend(native.edges)
-                veto = joint_verdict(exchange, nonce, _STAGE_EDGES, mine)
+                veto = joint_verdict(exchange, nonce, Stage.EDGES, mine)
             if veto.code is Code.OK and native is not None:
                 mine = validate.first_calls(native, exchange.rank, device)
-                veto = joint_verdict(exchange, nonce, _STAGE_CALLS, mine)
+                veto = joint_verdict(exchange, nonce, Stage.CALLS, mine)
         if veto.code is Code.OK and native is not None:
             otherwise.pop_all()
             native.be_patient()
             return native, veto
-    joint_verdict(exchange, nonce, _STAGE_CLOSED, Reason(Code.OK))
+    joint_verdict(exchange, nonce, Stage.CLOSED, Reason(Code.OK))
     return None, veto
 
 
@@ -186,7 +186,7 @@ def _exchange_offers(
     if offer is not None:
         frame = wire.encode_slab(offer, **place)  # type: ignore[arg-type]
     else:
-        verdict = wire.Verdict(_STAGE_OPEN, mine.code, mine.detail)
+        verdict = wire.Verdict(Stage.OPENED, mine.code, mine.detail)
         frame = wire.encode_verdict(verdict, **place)  # type: ignore[arg-type]
     offers: list[wire.SlabOffer] = []
     verdicts: list[Reason] = []

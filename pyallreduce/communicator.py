@@ -33,6 +33,7 @@ from pyallreduce.fallback import Fallback
 from pyallreduce.policy import AlgorithmName, Limits, Plan, plan_for, table_lines
 from pyallreduce.reasons import Code, Reason
 from pyallreduce.tuned import machine_of
+from pyallreduce.verdicts import Stage
 
 if TYPE_CHECKING:
     from pyallreduce.facts import Target
@@ -41,8 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["Communicator", "Decision", "Stats"]
 
 logger = logging.getLogger(__name__)
-
-_STAGE_RECOVERED = 3  # of a new generation, behind those of native.py
 
 _LIVE: weakref.WeakSet[Communicator] = weakref.WeakSet()
 
@@ -283,7 +282,7 @@ class Communicator:
         native = self._native
         try:
             native.renew()
-            native.agree(_STAGE_RECOVERED, validate.first_calls(native, self.rank, self.device))
+            native.agree(Stage.RECOVERED, validate.first_calls(native, self.rank, self.device))
             native.be_patient()
         except BackendUnavailable as error:
             if self.config.backend == "native":

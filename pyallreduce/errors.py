@@ -71,7 +71,13 @@ class SlabMemoryError(BackendUnavailable):
 
 
 class ExchangeTimeout(PyallreduceError):
-    """A step of the start-up exchange passed its deadline; its process group is unusable now."""
+    """A rank did not come to a step of the start-up or of `recover()`, or was lost in it; the
+    process group is unusable now. `rank` waited for `peer`; -1 means unknown."""
+
+    def __init__(self, message: str, *, rank: int = -1, peer: int = -1) -> None:
+        super().__init__(message)
+        self.rank = rank
+        self.peer = peer
 
 
 class AllReduceAborted(PyallreduceError):

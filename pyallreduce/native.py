@@ -27,7 +27,7 @@ from pyallreduce.exchange import Exchange
 from pyallreduce.failure import Stop, error_from, stop_of
 from pyallreduce.policy import AlgorithmName, Limits, Plan, left_to_nccl, plan_for, table_for
 from pyallreduce.reasons import Code, Reason
-from pyallreduce.verdicts import joint_verdict
+from pyallreduce.verdicts import Stage, joint_verdict
 
 if TYPE_CHECKING:
     from pyallreduce._C import Rank, Record
@@ -208,7 +208,7 @@ class NativePath:
         self.edges = [Edge(peer, *self._rank.edge(peer)) for peer in peers]
         return self.edges
 
-    def agree(self, stage: int, mine: Reason) -> None:
+    def agree(self, stage: Stage, mine: Reason) -> None:
         """Raise BackendUnavailable on every rank if any rank vetoes."""
         reason = joint_verdict(self._exchange, self._nonce, stage, mine)
         if reason.code is not Code.OK:
@@ -235,8 +235,8 @@ class NativePath:
         if self._slabs.ended()[1]:
             raise self._failure()
         self._generation += 1
-        self._step(1, self._drain)
-        self._step(2, self._arm)
+        self._step(Stage.DRAINED, self._drain)
+        self._step(Stage.ARMED, self._arm)
         self._renew_due = False
         logger.info("rank %d: generation %d", self._exchange.rank, self._generation)
 
@@ -310,7 +310,7 @@ class NativePath:
         )
         raise AllReduceAborted(message, rank=rank)
 
-    def _step(self, stage: int, action: Callable[[], None]) -> None:
+    def _step(self, stage: Stage, action: Callable[[], None]) -> None:
         def attempt() -> Reason:
             try:
                 action()

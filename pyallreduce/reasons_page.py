@@ -37,8 +37,9 @@ longer `PYALLREDUCE_TIMEOUT_MS`, or `Communicator.patience()` around the slow pa
 ranks' programs part: a size, dtype or branch that depends on a rank's own state. |
 | `CallRefused` | A peer refused its arguments. | Mend the peer's call; the next call works \
 again. |
-| `ExchangeTimeout` | A rank did not come to a step of the start-up or of `recover()`. | Look at \
-the other ranks' logs; start again with a new process group. |
+| `ExchangeTimeout` | A rank did not come to a step of the start-up or of `recover()`, or was \
+lost in it; the message names it where that is known. | Look at the other ranks' logs; start again \
+with a new process group. |
 | `BackendUnavailable` | `PYALLREDUCE_BACKEND=native` demands what this machine cannot give. | \
 See the reason below, or set `PYALLREDUCE_BACKEND=auto`. |
 

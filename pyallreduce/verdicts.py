@@ -4,12 +4,27 @@
 
 from __future__ import annotations
 
+import enum
+
 from pyallreduce import wire
 from pyallreduce.errors import WireError
 from pyallreduce.exchange import Exchange
 from pyallreduce.reasons import Code, Reason
 
-__all__ = ["first_veto", "joint_verdict"]
+__all__ = ["Stage", "first_veto", "joint_verdict"]
+
+
+class Stage(enum.IntEnum):
+    """What a verdict is on. Frames carry the number."""
+
+    DRAINED = 1  # of a new generation
+    ARMED = 2
+    RECOVERED = 3
+    OPENED = 11  # of the start-up
+    EDGES = 12
+    CALLS = 13
+    CLOSED = 14
+
 
 # What the live checks say, from the cause to what may be its consequence.
 _BY_WEIGHT = (
@@ -20,7 +35,7 @@ _BY_WEIGHT = (
 )
 
 
-def joint_verdict(exchange: Exchange, nonce: bytes, stage: int, mine: Reason) -> Reason:
+def joint_verdict(exchange: Exchange, nonce: bytes, stage: Stage, mine: Reason) -> Reason:
     """Gather one verdict of each rank; the gravest veto is everybody's, or OK.
 
     Raises:
@@ -28,7 +43,7 @@ def joint_verdict(exchange: Exchange, nonce: bytes, stage: int, mine: Reason) ->
     """
     verdict = wire.Verdict(stage, mine.code, mine.detail)
     frame = wire.encode_verdict(verdict, nonce=nonce, rank=exchange.rank, world=exchange.world)
-    frames = exchange.gather(frame, f"verdict of stage {stage}")
+    frames = exchange.gather(frame, f"verdict on {stage.name.lower()}")
     return first_veto([_read(exchange, nonce, stage, r, f) for r, f in enumerate(frames)])
 
 
@@ -49,7 +64,7 @@ def _rank_of(code: Code) -> int:
     return _BY_WEIGHT.index(code) if code in _BY_WEIGHT else len(_BY_WEIGHT)
 
 
-def _read(exchange: Exchange, nonce: bytes, stage: int, rank: int, frame: bytes) -> Reason:
+def _read(exchange: Exchange, nonce: bytes, stage: Stage, rank: int, frame: bytes) -> Reason:
     try:
         verdict = wire.decode(frame, wire.Verdict, nonce=nonce, rank=rank, world=exchange.world)
     except WireError as error:

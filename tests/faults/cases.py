@@ -165,8 +165,8 @@ def _kill(case: Case, _rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
             yield "how it died should have been told"
         if seen["took"] > case.latest_s:
             yield "the end came late"
-    elif seen["end"] == "right":
-        yield "nobody can go on with a dead rank"
+    elif (seen["end"], seen["peer"]) != ("ExchangeTimeout", case.victim):
+        yield "the dead rank should have been named"
 
 
 def _stop_3s(_case: Case, _rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
@@ -191,8 +191,8 @@ def _stop(case: Case, rank: int, seen: Mapping[str, Any]) -> Iterator[str]:
             yield "the wait should have been noticed in the log, with both ranks, call and phase"
         elif float(noticed[1]) > NOTICE_MS / 1e3 + 0.5:
             yield "the wait was noticed late"
-    elif seen["end"] == "right":
-        yield "nobody can start with a silent rank"
+    elif (seen["end"], seen["peer"]) != ("ExchangeTimeout", case.victim):
+        yield "the silent rank should have been named"
 
 
 def _exception(case: Case, rank: int, seen: Mapping[str, Any]) -> Iterator[str]:

@@ -59,8 +59,8 @@ def run(cases: Sequence[Case], gpus: int, deadline_s: float) -> Outcomes:
 
 def _last_words(folder: str) -> str:
     """What ranks that ended inside a case had written to standard error in it."""
-    files = sorted(Path(folder).iterdir())
-    return "".join(f"\n{file.name} wrote:\n{file.read_text(errors='replace')}" for file in files)
+    written = {file.name: file.read_text(errors="replace") for file in Path(folder).iterdir()}
+    return "".join(f"\n{rank} wrote:\n{text}" for rank, text in sorted(written.items()) if text)
 
 
 class _Listener:

@@ -58,9 +58,13 @@ def test_a_fault_that_a_group_of_three_survives(case: Case, of_three_ranks: Outc
     assert judge(case, of_three_ranks.get(case.name, {})) == []
 
 
+@pytest.mark.parametrize(
+    "stage",
+    ["inside", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("facts", "open"))],
+)
 @pytest.mark.parametrize("fault", ["kill", "stop"])
-def test_a_fault_that_ends_a_group_of_three(fault: str) -> None:
-    case = Case(fault, "inside", 1, 3)
+def test_a_fault_that_ends_a_group_of_three(fault: str, stage: str) -> None:
+    case = Case(fault, stage, 1, 3)
     assert judge(case, run([case], 0, 60).get(case.name, {})) == []
 
 

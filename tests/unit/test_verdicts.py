@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 
 from pyallreduce import wire
 from pyallreduce.reasons import Code, Reason
-from pyallreduce.verdicts import first_veto, joint_verdict
+from pyallreduce.verdicts import Stage, first_veto, joint_verdict
 
 NONCE, STALE = bytes(range(16)), bytes(16)
-STAGE = 3
+STAGE = Stage.RECOVERED
 
 
 class Everybody:
