@@ -32,7 +32,7 @@ using Unlocked = py::call_guard<py::gil_scoped_release>;
 py::tuple words(const Words& v) { return py::make_tuple(v.w[0], v.w[1], v.w[2], v.w[3]); }
 
 void check_range(const host::SharedMemory& memory, uint64_t offset, uint64_t bytes) {
-  if (memory.address() == nullptr) throw std::runtime_error("this shared memory is closed");
+  if (memory.address() == nullptr) throw Closed("this shared memory is closed");
   if (offset > memory.bytes() || bytes > memory.bytes() - offset) {
     throw std::out_of_range(std::to_string(bytes) + " bytes at " + std::to_string(offset) + " of " +
                             std::to_string(memory.bytes()));
@@ -113,6 +113,12 @@ void bind_shared_memory(py::module_& m) {
       .def("close", &SharedMemory::close);
 }
 
+// With the GIL, as close() has it: no other thread unmaps the page meanwhile.
+Record& record_of(const host::SharedMemory& page) {
+  check_range(page, 0, sizeof(Record));
+  return *reinterpret_cast<Record*>(page.address());
+}
+
 // What all calls of one size and type share, so that one of them has little to convert.
 struct Launch {
   Rank& rank;
@@ -142,20 +148,20 @@ void bind_rank(py::module_& m) {
       .def_readonly("launched", &Record::launched)
       .def_readonly("drained", &Record::drained)
       .def_static(
-          "at", [](uint64_t address) { return read(*reinterpret_cast<const Record*>(address)); },
-          py::arg("address"));
+          "at", [](const host::SharedMemory& page) { return read(record_of(page)); },
+          py::arg("page"));
   m.def(
       "arm_record",
-      [](uint64_t address, uint32_t generation, uint32_t deadline_ms, uint32_t notice_ms) {
-        arm(*reinterpret_cast<Record*>(address), generation, deadline_ms, notice_ms);
+      [](host::SharedMemory& page, uint32_t generation, uint32_t deadline_ms, uint32_t notice_ms) {
+        arm(record_of(page), generation, deadline_ms, notice_ms);
       },
-      py::arg("address"), py::arg("generation"), py::arg("deadline_ms"), py::arg("notice_ms"));
+      py::arg("page"), py::arg("generation"), py::arg("deadline_ms"), py::arg("notice_ms"));
   m.def(
       "set_deadline",
-      [](uint64_t address, uint32_t deadline_ms) {
-        set_deadline(*reinterpret_cast<Record*>(address), deadline_ms);
+      [](host::SharedMemory& page, uint32_t deadline_ms) {
+        set_deadline(record_of(page), deadline_ms);
       },
-      py::arg("address"), py::arg("deadline_ms"));
+      py::arg("page"), py::arg("deadline_ms"));
   m.def(
       "decode_shape",
       [](uint32_t shape) {
@@ -250,7 +256,12 @@ void bind_cuda(py::module_& m) {
       .def(
           "read",
           [](const DeviceMemory& d, uint64_t offset, uint64_t bytes) {
-            return py::bytes(d.read(offset, bytes));
+            std::string data;
+            {
+              const py::gil_scoped_release unlocked;
+              data = d.read(offset, bytes);
+            }
+            return py::bytes(data);
           },
           py::arg("offset"), py::arg("bytes"))
       .def("close", &DeviceMemory::close, Unlocked());
@@ -297,6 +308,15 @@ PYBIND11_MODULE(_C, m) {
   m.attr("PROTOCOL_VERSION") = kProtocolVersion;
   m.attr("MAX_LANES") = kMaxLanes;
   m.def("max_lanes", &max_lanes, py::arg("world"));
+  // The type that users know, so that nobody above has to translate it.
+  py::register_exception_translator([](std::exception_ptr error) {
+    try {
+      if (error) std::rethrow_exception(error);
+    } catch (const Closed& closed) {
+      const py::object type = py::module_::import("pyallreduce.errors").attr("CommunicatorClosed");
+      py::set_error(type, closed.what());
+    }
+  });
   bind_layout(m);
   bind_shared_memory(m);
   bind_rank(m);

@@ -2,8 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "rank.h"
 
+#include <chrono>
 #include <stdexcept>
 #include <string>
+#include <thread>
 
 #include "layout.h"
 #include "portion.h"
@@ -13,6 +15,7 @@ namespace {
 
 constexpr uint64_t kVector = sizeof(Words);
 constexpr uint32_t kTagMask = 0x7fffffffu;
+constexpr std::chrono::seconds kLeave{2};  // many times a call's look at its stop words
 
 void check(const Plan& plan, uint32_t world, uint64_t in, uint64_t out) {
   if (plan.blocks < 1 || plan.blocks > kMaxBlocks) {
@@ -29,6 +32,25 @@ void check(const Plan& plan, uint32_t world, uint64_t in, uint64_t out) {
 }
 
 }  // namespace
+
+// A call that uses the memory. It says that it is inside before it asks whether that is closed, and
+// close() the other way round, each sequentially consistent: one of them sees the other.
+// Happens-before: what a call did precedes, by its leaving and close()'s acquire, the unmapping.
+class Rank::Inside {
+ public:
+  explicit Inside(const Rank& rank) : inside_(rank.inside_) {
+    inside_.fetch_add(1, std::memory_order_seq_cst);
+    if (!rank.closed_.load(std::memory_order_seq_cst)) return;
+    inside_.fetch_sub(1, std::memory_order_release);
+    throw Closed("rank " + std::to_string(rank.base_.rank) + ": this communicator is closed");
+  }
+  ~Inside() { inside_.fetch_sub(1, std::memory_order_release); }
+  Inside(const Inside&) = delete;
+  Inside& operator=(const Inside&) = delete;
+
+ private:
+  std::atomic<uint32_t>& inside_;
+};
 
 uint32_t bytes_of(DataType dtype) { return dtype == DataType::kFloat32 ? 4 : 2; }
 
@@ -67,9 +89,10 @@ void Rank::address(Call& call, Algorithm algorithm) const {
 
 uint32_t Rank::all_reduce(uint64_t in, uint64_t out, uint64_t elements, DataType dtype,
                           const Plan& plan, uint32_t tag, uint64_t stream) {
-  if (const uint32_t failed = state()) {
+  const Inside inside(*this);
+  if (const uint32_t state = failed()) {
     __atomic_fetch_add(&record_->drained, 1, __ATOMIC_RELAXED);  // as a kernel's would be
-    return failed;
+    return state;
   }
   check(plan, world(), in, out);
   const uint64_t bytes = elements * bytes_of(dtype);
@@ -93,10 +116,11 @@ uint32_t Rank::all_reduce(uint64_t in, uint64_t out, uint64_t elements, DataType
     launch(call, dtype, plan, stream);
     offset += portion.bytes;
   }
-  return state();
+  return failed();
 }
 
 void Rank::refuse(uint32_t code, uint64_t stream) {
+  const Inside inside(*this);
   Call call = base_;
   call.shape = kRefusedShape;
   call.tag = code & kTagMask;
@@ -104,6 +128,7 @@ void Rank::refuse(uint32_t code, uint64_t stream) {
 }
 
 void Rank::ping_pong(uint32_t rounds, uint32_t seed, uint64_t stream) {
+  const Inside inside(*this);
   Call call = base_;
   call.vectors = rounds;
   call.tag = seed;
@@ -112,19 +137,44 @@ void Rank::ping_pong(uint32_t rounds, uint32_t seed, uint64_t stream) {
 
 Edge Rank::edge(uint32_t peer) const {
   if (peer >= base_.layout.world) throw std::out_of_range("no such peer");
+  const Inside inside(*this);
   return record_->edges[peer];
 }
 
 // Acquire: pairs with the release of the state word, so that the record's fields are whole.
-uint32_t Rank::state() const { return __atomic_load_n(&record_->state, __ATOMIC_ACQUIRE); }
+uint32_t Rank::failed() const { return __atomic_load_n(&record_->state, __ATOMIC_ACQUIRE); }
 
-Record Rank::report() const { return read(*record_); }
+uint32_t Rank::state() const {
+  const Inside inside(*this);
+  return failed();
+}
+
+Record Rank::report() const {
+  const Inside inside(*this);
+  return read(*record_);
+}
 
 void Rank::raise_host_stop(uint32_t word) {
+  const Inside inside(*this);
   __atomic_store_n(&record_->host.stop, word, __ATOMIC_RELEASE);
 }
 
-// Acquire: as in state().
+bool Rank::close() noexcept {
+  closed_.store(true, std::memory_order_seq_cst);
+  if (inside_.load(std::memory_order_seq_cst) != 0) {
+    const uint32_t generation = __atomic_load_n(&record_->generation, __ATOMIC_RELAXED);
+    __atomic_store_n(&record_->host.stop, stop_word(generation, Stop::kHost), __ATOMIC_RELEASE);
+  }
+  const auto deadline = std::chrono::steady_clock::now() + kLeave;
+  while (inside_.load(std::memory_order_acquire) != 0) {
+    if (std::chrono::steady_clock::now() >= deadline) return false;
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+  }
+  let_go();
+  return true;
+}
+
+// Acquire: as in failed().
 Record read(const Record& record) {
   const uint32_t state = __atomic_load_n(&record.state, __ATOMIC_ACQUIRE);
   Record copy = record;

@@ -5,7 +5,9 @@
 // differ in `launch` alone.
 #pragma once
 
+#include <atomic>
 #include <cstdint>
+#include <stdexcept>
 #include <vector>
 
 #include "protocol/call.h"
@@ -17,6 +19,12 @@ struct Plan {
   Algorithm algorithm;
   uint32_t blocks;
   uint32_t lanes;  // of a block, a multiple of 32
+};
+
+// Who comes when the memory is let go of.
+class Closed : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
 };
 
 class Rank {
@@ -44,20 +52,28 @@ class Rank {
   Record report() const;           // valid when state() is not 0
   Edge edge(uint32_t peer) const;  // valid when the ping-pong has ended
   void raise_host_stop(uint32_t word);
-  // Before the memory is let go; nothing may run, and nothing may be launched afterwards.
-  virtual void close() noexcept {}
+  // Before the memory is let go of; no kernel may run. What is called from now on throws Closed;
+  // calls that other threads are in are told to end. False if they have not left within 2 s: the
+  // memory must stay.
+  bool close() noexcept;
 
  protected:
+  virtual void let_go() noexcept {}
   virtual void launch(const Call& call, DataType dtype, const Plan& plan, uint64_t stream) = 0;
   virtual void launch_refusal(const Call& call, uint64_t stream) = 0;
   virtual void launch_ping_pong(const Call& call, uint64_t stream) = 0;
   uint32_t world() const { return base_.layout.world; }
 
  private:
+  class Inside;
+
+  uint32_t failed() const;
   void address(Call& call, Algorithm algorithm) const;
 
   Call base_{};
   Record* record_;
+  mutable std::atomic<uint32_t> inside_{0};  // calls that may use the memory
+  std::atomic<bool> closed_{false};
 };
 
 uint32_t bytes_of(DataType dtype);

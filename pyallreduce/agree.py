@@ -161,7 +161,9 @@ def _set_up(
             otherwise.pop_all()
             native.be_patient()
             return native, veto
-    joint_verdict(exchange, nonce, Stage.CLOSED, Reason(Code.OK))
+        # Nobody frees what a peer may still have mapped.
+        left = Reason(Code.OK if slabs.let_go() else Code.STAGE_FAILED)
+        slabs.others_left = joint_verdict(exchange, nonce, Stage.CLOSED, left).code is Code.OK
     return None, veto
 
 
@@ -214,8 +216,8 @@ def _attempt(action: Callable[[], Result]) -> tuple[Result | None, Reason]:
         return action(), Reason(Code.OK)
     except SlabError as failure:
         return None, failure.reason
-    except (RuntimeError, OSError, ValueError) as error:
-        return None, Reason(Code.STAGE_FAILED, str(error))
+    except Exception as error:  # of whatever kind: a rank that left would be waited for
+        return None, Reason(Code.STAGE_FAILED, f"{type(error).__name__}: {error}")
 
 
 def _agreed_blocks(facts: tuple[Facts, ...]) -> int:

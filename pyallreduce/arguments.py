@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -32,13 +33,20 @@ def complaint(
         return Code.DEVICE, f"a tensor on {x.device}: this communicator is on {device}"
     if x.requires_grad and torch.is_grad_enabled():
         return Code.AUTOGRAD, "a tensor that requires grad: pass x.detach(), or use no_grad"
-    if op not in OPERATIONS:
+    if not isinstance(op, str) or op not in OPERATIONS:
         return Code.OP, f"op={op!r}: expected one of {', '.join(OPERATIONS)}"
     if algorithm not in _ALGORITHMS:
         return Code.OP, f"algorithm={algorithm!r}: expected auto, one_shot or two_shot"
-    if not 0 <= tag < 1 << 31:
-        return Code.OP, f"tag={tag}: expected 0 to 2^31 - 1"
+    if not _is_tag(tag):
+        return Code.OP, f"tag={tag!r}: expected an integer from 0 to 2^31 - 1"
     return None if out is None or out is x else _of_output(x, out)
+
+
+def _is_tag(tag: Any) -> bool:
+    try:
+        return 0 <= operator.index(tag) < 1 << 31
+    except TypeError:
+        return False
 
 
 def _of_output(x: torch.Tensor, out: Any) -> Complaint | None:

@@ -116,7 +116,12 @@ class Communicator:
         self.validation_ms = agreement.validation_ms
         self._edges = agreement.edges
         shared = len({f.gpu_uuid for f in agreement.facts}) < exchange.world
-        self._fallback = Fallback(exchange, self.device, fallback_group, nccl=not shared)
+        try:
+            self._fallback = Fallback(exchange, self.device, fallback_group, nccl=not shared)
+        except BaseException:
+            if self._native is not None:
+                self._native.close()  # nobody else can: this communicator never comes to be
+            raise
         self._limits = (
             Limits(max(2, min(self.world_size, 8)), agreement.decision.target, 128)
             if self._native is None
@@ -168,7 +173,8 @@ class Communicator:
             CommunicatorClosed: after `close()`.
         """
         # What a server calls all day takes a few microseconds here, and no judgement beyond this.
-        usual = (out is None or out is x) and op == "sum" and algorithm is None and tag >> 31 == 0
+        usual = (out is None or out is x) and op == "sum" and algorithm is None
+        usual = usual and type(tag) is int and tag >> 31 == 0
         native = None if torch.compiler.is_dynamo_compiling() else self._native
         if usual and native is not None and (source := self._usual(x, native)):
             result = torch.empty_like(x) if out is None else x

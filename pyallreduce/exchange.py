@@ -136,7 +136,7 @@ class Exchange:
         else:
             dead, why = self._last_words()
             peer = dead if why else peer
-            cause = str(error).splitlines()[0].partition(". This is typically")[0]  # gloo's guesses
+            cause, *_ = str(error).partition(". This is typically")  # gloo's guesses follow
             why = why or f"{who} was lost after {took:.1f} s ({cause})"
         message = (
             f"rank {self.rank}: the {step} failed: {why}. "

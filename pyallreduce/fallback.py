@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from pyallreduce.errors import InvalidCall
+from pyallreduce.errors import AllReduceAborted, InvalidCall
 from pyallreduce.exchange import Exchange, backends_of
 
 __all__ = ["OPERATIONS", "Fallback"]
@@ -32,7 +32,7 @@ class Fallback:
     def __init__(
         self, exchange: Exchange, device: torch.device, group: dist.ProcessGroup | None, nccl: bool
     ) -> None:
-        self._world = exchange.world
+        self._rank, self._world = exchange.rank, exchange.world
         self._group = exchange.group if group is None else group
         backend = backends_of(self._group).get(device.type)
         if group is None and device.type == "cuda" and nccl and backend != "nccl":
@@ -44,6 +44,7 @@ class Fallback:
 
         Raises:
             InvalidCall: `op` is unknown, or this backend has it not for this dtype.
+            AllReduceAborted: a rank was lost, or did not come within the group's own timeout.
         """
         if op not in OPERATIONS:
             raise InvalidCall(f"op={op!r}: expected one of {', '.join(OPERATIONS)}")
@@ -54,9 +55,25 @@ class Fallback:
         try:
             dist.all_reduce(work, OPERATIONS["sum" if average else op], group=self._group)
         except (RuntimeError, ValueError, TypeError) as error:
+            if _is_of_transport(error):
+                raise self._cut_off(x, error) from error
             message = f"{self.name} does not {op} a {x.dtype} tensor on {x.device}: {error}"
             raise InvalidCall(message) from error
         if average:
             work.div_(self._world) if work.is_floating_point() else work.floor_divide_(self._world)
         if work is not out:
             out.copy_(work)
+
+    def _cut_off(self, x: torch.Tensor, error: Exception) -> AllReduceAborted:
+        message = (
+            f"rank {self._rank}: {self.name}'s all-reduce of {x.nbytes} bytes of {x.dtype} was cut "
+            f"off: a peer was lost, or did not come ({error}). Look at the other ranks' logs; this "
+            "process group can't be used any more."
+        )
+        return AllReduceAborted(message, rank=self._rank, nbytes=x.nbytes, algorithm=self.name)
+
+
+def _is_of_transport(error: Exception) -> bool:
+    """Whether it is of a peer or the way to it, not of the arguments. Gloo has no type for that."""
+    text = str(error)
+    return isinstance(error, dist.DistError) or "/transport/" in text or "imed out" in text

@@ -42,6 +42,8 @@ _HOST_STREAM = 0
 _OF_A_REFUSAL = (Stop.REFUSED, Stop.PEER)
 _WATCHDOG_SECONDS = 0.1  # ten of its looks
 _MARGIN_SECONDS = 1.0  # behind the deadline of the last kernel
+_ASK_AGAIN_SECONDS = 0.01
+_NEVER_IDLE: list[NativePath] = []  # they keep their memory
 _Launch = Callable[[int, int, int, int], int]  # input, output, tag, stream
 
 
@@ -314,7 +316,7 @@ class NativePath:
         def attempt() -> Reason:
             try:
                 action()
-            except (RuntimeError, OSError) as error:
+            except Exception as error:  # of whatever kind: a rank that left would be waited for
                 return Reason(Code.STAGE_FAILED, str(error))
             return Reason(Code.OK)
 
@@ -325,7 +327,7 @@ class NativePath:
 
     def _records(self) -> list[Record]:
         record_at = _native.load().Record.at
-        return [record_at(address) for address in self._slabs.record_addresses()]
+        return [record_at(page) for page in self._slabs.record_pages()]
 
     def _cause(self) -> tuple[list[Record], tuple[int, str]]:
         """Every rank's record, and who died, where that is what ended the generation.
@@ -384,17 +386,26 @@ class NativePath:
         waiting = threading.Thread(target=self._synchronize, name="pyallreduce-idle", daemon=True)
         try:
             waiting.start()
-        except RuntimeError:  # the interpreter ends: no new thread from Python 3.12 on
-            self._synchronize()
-            return True
+        except RuntimeError as error:
+            if "shutdown" in str(error):  # the interpreter ends: no new thread from Python 3.12 on
+                self._synchronize()
+                return True
+            _NEVER_IDLE.append(self)  # this process has no thread left that could wait
+            return False
         waiting.join(seconds)
         return not waiting.is_alive()
 
     def _synchronize(self) -> None:
-        try:
-            torch.cuda.synchronize(self._device)
-        except RuntimeError as error:  # the context is gone, and its work with it
-            logger.warning("rank %d: %s", self._exchange.rank, error)
+        while True:
+            try:
+                torch.cuda.synchronize(self._device)
+            except RuntimeError as error:
+                if "captur" in str(error):  # another thread captures: CUDA does not wait meanwhile
+                    time.sleep(_ASK_AGAIN_SECONDS)
+                    continue
+                # The context is gone, and its work with it.
+                logger.warning("rank %d: %s", self._exchange.rank, error)
+            return
 
     def _arm(self) -> None:
         self._slabs.arm(self._generation, self._config.timeout_ms)

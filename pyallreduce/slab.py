@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyallreduce import _native
-from pyallreduce.errors import PyallreduceError
+from pyallreduce.errors import CommunicatorClosed, PyallreduceError
 from pyallreduce.facts import Target
 from pyallreduce.reasons import Code, Reason
 from pyallreduce.wire import HANDLE_BYTES, NONCE_BYTES, SlabOffer
@@ -84,6 +84,8 @@ class Slabs:
         self._connected: Rank | None = None
         self._watchdog: Watchdog | None = None
         self._notice_ms = 0
+        self._offered = False
+        self.others_left = False  # somebody has proof that all peers have let go
         self._pid = os.getpid()
 
     def allocate(self, nonce: bytes, deadline_ms: int, notice_ms: int) -> None:
@@ -115,7 +117,7 @@ class Slabs:
             if name != "header":
                 own.fill(offset, size, _SENTINEL_BYTE if armed else 0)
         own.write(self.layout.control, _CONTROL.pack(0, generation))
-        self._native.arm_record(page.address, generation, deadline_ms, self._notice_ms)
+        self._native.arm_record(page, generation, deadline_ms, self._notice_ms)
 
     @property
     def inherited(self) -> bool:
@@ -138,7 +140,7 @@ class Slabs:
     def set_deadline(self, deadline_ms: int) -> None:
         """Change how long a wait may last: waiting kernels see it too, and captured graphs."""
         _, page = self._mine()
-        self._native.set_deadline(page.address, deadline_ms)
+        self._native.set_deadline(page, deadline_ms)
 
     def ended(self) -> tuple[int, str]:
         """The first peer whose process ended, and what is known of it; (-1, "") while all live."""
@@ -146,6 +148,8 @@ class Slabs:
 
     def leave(self) -> None:
         """Let go of the life lock: peers take what follows for an orderly end."""
+        if self.inherited:
+            return
         if self._watchdog is not None:
             self._watchdog.close()
 
@@ -156,6 +160,7 @@ class Slabs:
             SlabError: IPC_EXPORT.
         """
         own, page = self._mine()
+        self._offered = True
         pid, start_time, page_fd, page_inode, _ = page.offer()
         handle, slab_fd, slab_inode = bytes(HANDLE_BYTES), -1, 0
         try:
@@ -211,13 +216,29 @@ class Slabs:
             self._connected = self._native.HostRank(*rest)
         return self._connected
 
-    def record_addresses(self) -> list[int]:
-        """Address of every rank's record page in this process, in rank order."""
-        _, page = self._mine()
-        return [
-            page.address if rank == self._rank else self._pages[rank].address
-            for rank in range(self.layout.world)
-        ]
+    def record_pages(self) -> list[SharedMemory]:
+        """Every rank's record page as this process has it, in rank order."""
+        _, own = self._mine()
+        pages = {**self._pages, self._rank: own}
+        if len(pages) < self.layout.world:
+            raise self._gone()
+        return [pages[rank] for rank in range(self.layout.world)]
+
+    def let_go(self) -> bool:
+        """Unmap what belongs to others, and say so in the page. Safe to call twice.
+
+        False if a call of another thread has not ended: nothing is unmapped then.
+        """
+        # Before the life lock: peers must not hear that this rank left while its kernels still run.
+        if self._connected is not None and not self._connected.close():
+            return False
+        self.leave()
+        for memory in self._peers.values():
+            self._close(memory)
+        self._peers.clear()
+        if self._page is not None:
+            self._page.write(_LEFT_OFFSET, _LEFT)
+        return True
 
     def close(self) -> None:
         """Unmap what belongs to others, then free what is ours; safe to call twice.
@@ -229,15 +250,10 @@ class Slabs:
         if self.inherited:
             return
         bereaved = bool(self.ended()[1])
-        self.leave()
         _OPEN.discard(self)
-        if self._connected is not None:
-            self._connected.close()
-        for memory in self._peers.values():
-            self._close(memory)
-        self._peers.clear()
-        if self._page is not None:
-            self._page.write(_LEFT_OFFSET, _LEFT)
+        if not self.let_go():
+            self.keep()
+            return
         if self._own is not None:
             if self._others_left(0 if bereaved else _LEAVE_SECONDS):
                 self._close(self._own)
@@ -250,6 +266,13 @@ class Slabs:
         self._pages.clear()
         self._own = self._page = None
 
+    def keep(self) -> None:
+        """Leave in good order, and let all memory stay until this process ends: something still
+        works in it."""
+        self.leave()
+        _OPEN.discard(self)
+        _KEPT.append(self)
+
     def __del__(self) -> None:
         """Of a communicator that nobody closed, or that failed on its way."""
         with contextlib.suppress(Exception):  # the interpreter may be half gone
@@ -258,6 +281,10 @@ class Slabs:
     def _others_left(self, seconds: float) -> bool:
         if self._target == "host":
             return True  # each mapping of a memfd keeps the memory for itself
+        if self.others_left:
+            return True
+        if self._offered and len(self._pages) < self.layout.world - 1:
+            return False  # who it could not hear of may have opened it
         deadline = time.monotonic() + seconds
         while not all(page.read(_LEFT_OFFSET, 1) == _LEFT for page in self._pages.values()):
             if time.monotonic() > deadline:
@@ -266,10 +293,13 @@ class Slabs:
         return True
 
     def _mine(self) -> tuple[SharedMemory | DeviceMemory, SharedMemory]:
-        if self._own is None or self._page is None:
-            message = "the slab of this rank is not allocated"
-            raise PyallreduceError(message)
-        return self._own, self._page
+        own, page = self._own, self._page
+        if own is None or page is None:
+            raise self._gone()
+        return own, page
+
+    def _gone(self) -> CommunicatorClosed:
+        return CommunicatorClosed(f"rank {self._rank}: its slab is not open, or not any more")
 
     def _lead(self, rank: int) -> int:
         # csrc/layout.h says why; on the host target no link is chosen.

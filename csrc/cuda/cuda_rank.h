@@ -28,9 +28,9 @@ class CudaRank final : private RegisteredPage, public Rank {
  public:
   CudaRank(int device, uint32_t rank, const Layout& layout, const std::vector<uint64_t>& slabs,
            uint64_t record);
-  void close() noexcept override { RegisteredPage::close(); }
 
  private:
+  void let_go() noexcept override { RegisteredPage::close(); }
   void launch(const Call& call, DataType dtype, const Plan& plan, uint64_t stream) override;
   void launch_refusal(const Call& call, uint64_t stream) override;
   void launch_ping_pong(const Call& call, uint64_t stream) override;

@@ -13,6 +13,29 @@
 
 namespace pyallreduce::host {
 
+namespace {
+
+// Ends with all of them ended, also where not all could be started.
+class Threads {
+ public:
+  explicit Threads(uint32_t most) { threads_.reserve(most); }
+  ~Threads() {
+    for (std::thread& thread : threads_) thread.join();
+  }
+  Threads(const Threads&) = delete;
+  Threads& operator=(const Threads&) = delete;
+
+  template <typename F>
+  void start(F work) {
+    threads_.emplace_back(work);
+  }
+
+ private:
+  std::vector<std::thread> threads_;
+};
+
+}  // namespace
+
 // Every rank runs its blocks in the same order and block i waits for the peers' block i alone.
 void HostRank::launch(const Call& call, DataType dtype, const Plan& plan, uint64_t /*stream*/) {
   with_type(dtype, [&](auto type) {
@@ -41,14 +64,13 @@ void HostRank::launch_refusal(const Call& call, uint64_t /*stream*/) {
 
 // All edges at once: one that is silent must not hold up the others until their peers give up.
 void HostRank::launch_ping_pong(const Call& call, uint64_t /*stream*/) {
-  std::vector<std::thread> edges;
+  Threads edges(world());
   for (uint32_t index = 0; index + 1 < world(); ++index) {
-    edges.emplace_back([&call, index] {
+    edges.start([&call, index] {
       Block block{index, 32};
       pyallreduce::ping_pong(block, call);
     });
   }
-  for (std::thread& edge : edges) edge.join();
 }
 
 }  // namespace pyallreduce::host

@@ -7,9 +7,11 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
+#include "host/descriptor.h"
 #include "host/process.h"
 
 namespace pyallreduce::host {
@@ -17,6 +19,21 @@ namespace {
 
 [[noreturn]] void fail(const std::string& what, int error = errno) {
   throw SharedMemoryError(what + ": " + std::strerror(error));
+}
+
+// Reserved now: without it a full machine would answer a later store with SIGBUS. In pieces: some
+// kernels let a signal interrupt this, and undo what they had.
+void reserve(int fd, uint64_t bytes) {
+  constexpr uint64_t piece = 1 << 20;
+  for (uint64_t at = 0; at < bytes;) {
+    const uint64_t size = std::min(piece, bytes - at);
+    const int error = ::posix_fallocate(fd, static_cast<off_t>(at), static_cast<off_t>(size));
+    if (error == 0) {
+      at += size;
+    } else if (error != EINTR) {
+      fail("reserving " + std::to_string(bytes) + " bytes of shared memory", error);
+    }
+  }
 }
 
 uint64_t start_time_of(int64_t pid) {
@@ -36,13 +53,10 @@ uint64_t inode_of(int fd) {
 }  // namespace
 
 SharedMemory::SharedMemory(uint64_t bytes) : bytes_(bytes) {
-  fd_ = ::memfd_create("pyallreduce", MFD_CLOEXEC | MFD_ALLOW_SEALING);
+  fd_ = above_standard(::memfd_create("pyallreduce", MFD_CLOEXEC | MFD_ALLOW_SEALING));
   if (fd_ < 0) fail("memfd_create");
   try {
-    // Reserved now: without it a full machine would answer a later store with SIGBUS.
-    if (const int error = ::posix_fallocate(fd_, 0, static_cast<off_t>(bytes))) {
-      fail("reserving " + std::to_string(bytes) + " bytes of shared memory", error);
-    }
+    reserve(fd_, bytes);
     if (::fcntl(fd_, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW) != 0) fail("sealing shared memory");
     map();
   } catch (...) {
@@ -57,7 +71,7 @@ SharedMemory::SharedMemory(const Offer& offer) : bytes_(offer.bytes) {
     throw SharedMemoryError("process " + std::to_string(offer.pid) +
                             " is not the one that offered");
   }
-  fd_ = ::open(path.c_str(), O_RDWR | O_CLOEXEC);
+  fd_ = above_standard(::open(path.c_str(), O_RDWR | O_CLOEXEC));
   if (fd_ < 0) fail("opening " + path);
   try {
     struct stat facts{};

@@ -5,14 +5,15 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
-#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <chrono>
 #include <cstdio>
+#include <exception>
 #include <system_error>
 
+#include "host/descriptor.h"
 #include "host/process.h"
 #include "rank.h"
 
@@ -20,7 +21,9 @@ namespace pyallreduce::host {
 namespace {
 
 constexpr int kLookMilliseconds = 10;
-constexpr int kMoreQuestions = 3;  // to the lock of a process that has ended, a millisecond apart
+// So often in a row the lock of a process that has ended must refuse itself. Once may be another
+// watchdog that asks just now, and has not let go yet.
+constexpr int kRefusals = 5;
 constexpr std::chrono::milliseconds kExplanation{50};  // of the 100 in which a death is to be told
 // A line of its own in the log may come later: a large process takes its time over its end.
 constexpr std::chrono::milliseconds kPatience{1000};
@@ -60,19 +63,6 @@ bool takes_a_line() {
   return ::poll(&one, 1, 0) != 0;
 }
 
-int open_pidfd(int64_t pid) {
-#ifdef SYS_pidfd_open
-  return static_cast<int>(::syscall(SYS_pidfd_open, static_cast<pid_t>(pid), 0));
-#else
-  return -1;
-#endif
-}
-
-bool has_ended(int pidfd) {
-  pollfd one{pidfd, POLLIN, 0};
-  return pidfd >= 0 && ::poll(&one, 1, 0) > 0;
-}
-
 // Signals are for the program's own threads.
 class SignalsBlocked {
  public:
@@ -109,7 +99,7 @@ Watchdog::Watchdog(uint32_t rank, uint64_t page) : rank_(rank), page_(page), pid
   make_life_lock(&life_of(page_).lock);
   life_of(page_).over = 0;
   const SignalsBlocked blocked;  // the new thread inherits it
-  thread_ = std::thread([this] { run(); });
+  thread_ = std::make_unique<std::thread>([this] { run(); });
   while (!ready_.load(std::memory_order_acquire)) std::this_thread::yield();
 }
 
@@ -117,7 +107,7 @@ Watchdog::~Watchdog() { close(); }
 
 void Watchdog::watch(const Peer& peer) {
   const std::lock_guard<std::mutex> guard(mutex_);
-  watched_.push_back(Watched{peer, open_pidfd(peer.pid), false});
+  watched_.push_back(Watched{peer, open_pidfd(peer.pid), false, 0});
 }
 
 // Asks again and again: a condition variable with a waiter could not be destroyed in a forked
@@ -136,39 +126,55 @@ std::pair<int, std::string> Watchdog::ended() const {
 }
 
 void Watchdog::close() {
-  if (!thread_.joinable()) return;
   if (::getpid() != pid_) {
-    thread_.detach();
+    // Its thread is the parent's, and glibc has given its stack to this process's own threads.
+    [[maybe_unused]] std::thread* const not_here = thread_.release();
     return;
   }
+  const std::lock_guard<std::mutex> guard(closes_);
+  if (!thread_) return;
   closing_.store(true);
-  thread_.join();
-  for (const Watched& watched : watched_) {
-    if (watched.pidfd >= 0) ::close(watched.pidfd);
-  }
+  thread_->join();
+  thread_.reset();
+  for (const Watched& watched : watched_) close_pidfd(watched.pidfd);
   watched_.clear();
 }
 
-// The life lock belongs to this thread, which lives as long as the process or until close().
+// The life lock belongs to this thread, which lives as long as the process or until close(). What a
+// look throws, for want of memory, must not end the process: the next one comes soon.
 void Watchdog::run() {
   pthread_mutex_lock(&life_of(page_).lock);
   ready_.store(true, std::memory_order_release);
   while (!closing_.load()) {
     ::poll(nullptr, 0, kLookMilliseconds);
-    {
-      const std::lock_guard<std::mutex> guard(mutex_);
-      for (Watched& watched : watched_) look_at(watched);
-      if (dead_) raise_stop();  // again and again: a new generation does not raise the dead
-      log_notice();
+    try {
+      look();
+    } catch (const std::exception&) {
     }
-    if (dead_ && how_.empty()) find_out_how();  // no other thread writes either
-    say_what_is_unsaid();
   }
+  try {
+    finish();
+  } catch (const std::exception&) {
+  }
+  pthread_mutex_unlock(&life_of(page_).lock);
+}
+
+void Watchdog::look() {
+  {
+    const std::lock_guard<std::mutex> guard(mutex_);
+    for (Watched& watched : watched_) look_at(watched);
+    if (dead_) raise_stop();  // again and again: a new generation does not raise the dead
+    log_notice();
+  }
+  if (dead_ && how_.empty()) find_out_how();  // no other thread writes either
+  say_what_is_unsaid();
+}
+
+void Watchdog::finish() {
   while (dead_ && how_.empty()) {
     find_out_how();
     say_what_is_unsaid();
   }
-  pthread_mutex_unlock(&life_of(page_).lock);
 }
 
 void Watchdog::look_at(Watched& watched) {
@@ -179,20 +185,17 @@ void Watchdog::look_at(Watched& watched) {
     bury(watched);
     return;
   }
-  int answer = pthread_mutex_trylock(&life.lock);
-  // A process that has ended holds nothing: it has let go since, or another watchdog asks just now.
-  const bool ended = answer == EBUSY && has_ended(watched.pidfd);
-  for (int again = 0; ended && answer == EBUSY && again < kMoreQuestions; ++again) {
-    ::poll(nullptr, 0, 1);
-    answer = pthread_mutex_trylock(&life.lock);
-  }
+  const int answer = pthread_mutex_trylock(&life.lock);
+  // A process that has ended holds nothing.
+  const bool refused = answer == EBUSY && has_ended(watched.pidfd);
+  watched.refusals = refused ? watched.refusals + 1 : 0;
   if (answer == 0) {
     pthread_mutex_unlock(&life.lock);
     watched.left = true;
     // Release: behind the lock's acquire, so that all that the peer sent is performed before a
     // kernel reads this.
     __atomic_fetch_or(&record_of(page_).host.absent, 1u << watched.peer.rank, __ATOMIC_RELEASE);
-  } else if (answer != EBUSY || ended) {
+  } else if (answer != EBUSY || watched.refusals >= kRefusals) {
     __atomic_store_n(&life.over, 1, __ATOMIC_RELAXED);
     if (answer == EOWNERDEAD) pthread_mutex_unlock(&life.lock);
     bury(watched);

@@ -13,6 +13,7 @@
 #include <chrono>
 #include <cstdint>
 #include <deque>
+#include <memory>
 #include <mutex>
 #include <optional>
 #include <string>
@@ -44,7 +45,8 @@ class Watchdog {
   std::pair<int, std::string> ended() const;
   // Lets go of the life lock: this rank leaves in good order. Within a second of a death it may
   // first wait for how, which the log is to tell. Does nothing the second time, nor in a forked
-  // child, which has no such thread.
+  // child, which has no such thread. Several threads may call it: the life lock is let go of when
+  // it returns.
   void close();
 
  private:
@@ -52,13 +54,16 @@ class Watchdog {
     Peer peer;
     int pidfd;
     bool left;
+    int refusals;  // of its lock behind its process's end, in looks one behind the other
   };
 
   void run();
+  void look();
   void look_at(Watched& watched);
   void raise_stop();
   void bury(const Watched& watched);
   void find_out_how();
+  void finish();
   void say(const std::string& text);
   void say_what_is_unsaid();
   std::string the_dead() const;
@@ -79,7 +84,8 @@ class Watchdog {
   bool told_ = false;     // a line in the log says that a peer has died
   uint32_t notices_ = 0;
   std::deque<std::string> unsaid_;  // the thread's own
-  std::thread thread_;
+  std::mutex closes_;
+  std::unique_ptr<std::thread> thread_;
 };
 
 }  // namespace pyallreduce::host

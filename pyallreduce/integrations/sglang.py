@@ -18,7 +18,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pyallreduce.errors import PyallreduceError
 from pyallreduce.integrations.adapter import (
     SlotAdapter,
     check_all,
@@ -72,15 +71,15 @@ def _build(group: Any, device: Any) -> SlotAdapter | None:
     """What SGLang puts into the slot of a group.
 
     Raises:
-        SystemExit: no fallback is to be had: native was demanded, a setting is wrong, or a rank did
-            not come.
+        SystemExit: no fallback is to be had: native was demanded, a setting is wrong, a rank did
+            not come, or something failed that nobody foresaw.
     """
     import torch.distributed as dist
 
     try:
         # The control plane's group carries no tensor that we decline: SGLang asks another backend.
         opened = open_slot(group, device, fallback_group=group)
-    except PyallreduceError as error:
+    except Exception as error:  # SGLang takes one for this rank's veto, and the others would wait
         message = f"pyallreduce ends this process: {type(error).__name__}: {error}"
         logger.error("%s", message)
         raise SystemExit(message) from error

@@ -108,9 +108,9 @@ def _wrap_cuda(cls: Any) -> None:
         broken = False
         if isinstance(opened, Reason) and opened.code in _BROKEN:
             broken, opened = True, _disable_p2p(opened)
-        if broken or exclusive:
-            vllm_bypass.switch_off(_vllm_config())
         try:
+            if broken or exclusive:
+                vllm_bypass.switch_off(_vllm_config())
             with _in_the_slot(opened if isinstance(opened, SlotAdapter) else None):
                 init(self, *args, **kwargs)
         except BaseException:

@@ -52,7 +52,7 @@ class LocalGroup:
                 if name != "header":
                     slab.fill(offset, size, 0xFF if armed else 0)
             slab.write(self.layout.control, struct.pack("<II", 0, generation))
-            _C.arm_record(page.address, generation, self.deadline_ms, self.deadline_ms)
+            _C.arm_record(page, generation, self.deadline_ms, self.deadline_ms)
 
     def plan(self, x: torch.Tensor, way: Way) -> Plan:
         return plan_for(x.nbytes, self.limits, way)

@@ -113,4 +113,6 @@ def refused(context: Context, _options: dict[str, Any]) -> dict[str, str]:
         found["setting"] = outcome(factory)
     with mock.patch.object(plugin, "open_slot", side_effect=ExchangeTimeout("rank 1 is away")):
         found["absent"] = outcome(factory)
+    with mock.patch.object(plugin, "open_slot", side_effect=MemoryError("of the host")):
+        found["unforeseen"] = outcome(factory)
     return found

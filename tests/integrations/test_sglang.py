@@ -46,3 +46,4 @@ def test_where_no_fallback_is_to_be_had_the_process_ends() -> None:
         assert "ConfigError: " in found["setting"]
         assert "one_shot" in found["setting"], "the choices are missing"
         assert "ExchangeTimeout: rank 1 is away" in found["absent"]
+        assert "MemoryError: of the host" in found["unforeseen"]

@@ -44,7 +44,7 @@ class HostGroup:
             for _, offset, size, armed in layout.regions():
                 slab.fill(offset, size, _SENTINEL if armed else 0)
             slab.write(layout.control, (1 << 32).to_bytes(8, "little"))  # no stop, generation 1
-            _C.arm_record(page.address, 1, _DEADLINE_MS, _DEADLINE_MS)
+            _C.arm_record(page, 1, _DEADLINE_MS, _DEADLINE_MS)
         addresses = [slab.address for slab in slabs]
         ranks = [
             _C.HostRank(rank, layout, addresses, page.address) for rank, page in enumerate(pages)

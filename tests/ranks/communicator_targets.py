@@ -9,6 +9,7 @@ import gc
 import os
 import resource
 import signal
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -19,6 +20,7 @@ import torch
 import torch.distributed as dist
 
 from pyallreduce import Communicator, Config, validate
+from pyallreduce import communicator as communicator_module
 from pyallreduce.errors import PyallreduceError
 from pyallreduce.exchange import Exchange
 from pyallreduce.reasons import Code, Reason
@@ -67,6 +69,8 @@ def bad_calls(comm: Communicator) -> dict[str, Callable[[], object]]:
         "out dtype": lambda: comm.all_reduce(good, out=torch.ones(64, dtype=torch.float16)),
         "overlap": lambda: comm.all_reduce(base[:100], out=base[28:]),
         "tag": lambda: comm.all_reduce(good, tag=-1),
+        "no tag": lambda: comm.all_reduce(good, tag=None),  # type: ignore[arg-type]
+        "ops": lambda: comm.all_reduce(good, op=["sum"]),  # type: ignore[arg-type]
     }
 
 
@@ -183,6 +187,8 @@ def forked(context: Context, options: dict[str, Any]) -> list[int]:
     child = os.fork()
     if child == 0:
         signal.alarm(20)
+        # Its stack may be that of a thread of the parent, which is not here.
+        threading.Thread(target=time.sleep, args=(20,), daemon=True).start()
         try:
             _meddle(comm, options["how"])
         except BaseException:
@@ -208,6 +214,50 @@ def _meddle(comm: Communicator, how: str) -> None:
         comm._native = None
         del slabs
         gc.collect()
+
+
+def closed_under_a_call(context: Context, _options: dict[str, Any]) -> list[Any]:
+    """Rank 1 stays away; rank 0 closes while a thread of its own waits in the call."""
+    comm = communicator(context)
+    assert works(comm)
+    dist.barrier()
+    seen: list[str] = []
+    since = time.monotonic()
+    if context.rank == 0:
+        waits = threading.Thread(
+            target=lambda: seen.extend(outcome(lambda: comm.all_reduce(torch.ones(64))))
+        )
+        waits.start()
+        time.sleep(0.3)
+        native = comm._native
+        assert native is not None
+        comm.close()
+        waits.join()
+        seen.extend(outcome(native.check))
+    took = time.monotonic() - since
+    dist.barrier()
+    comm.close()
+    return [*seen[::2], took]
+
+
+def no_fallback(context: Context, _options: dict[str, Any]) -> list[Any]:
+    """Rank 0 can't have its fallback, after all have agreed on the native path; it keeps the error
+    and all that hangs by it. What rank 1's first call is told, and when."""
+    kept: list[BaseException] = []
+    if context.rank == 0:
+        with mock.patch.object(communicator_module, "Fallback", side_effect=OSError("no fallback")):
+            try:
+                communicator(context)
+            except OSError as error:
+                kept.append(error)
+        dist.barrier()
+        return [len(kept)]
+    with communicator(context) as comm:
+        since = time.monotonic()
+        kind, text = outcome(lambda: comm.all_reduce(torch.ones(64)))
+        took = time.monotonic() - since
+        dist.barrier()
+        return [kind, text, took]
 
 
 def fallbacks(context: Context, _options: dict[str, Any]) -> dict[str, Any]:

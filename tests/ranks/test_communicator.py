@@ -88,6 +88,20 @@ def test_a_group_for_frames_is_made_in_time_or_not() -> None:
     assert seconds < 2.5
 
 
+def test_a_close_under_a_waiting_call_ends_it() -> None:
+    waited, asked, took = run("closed_under_a_call", 2)[0]
+    assert {waited, asked} <= {"AllReduceAborted", "CommunicatorClosed"}
+    assert asked == "CommunicatorClosed"
+    assert took < 3
+
+
+def test_a_rank_that_fails_behind_the_agreement_lets_go() -> None:
+    _, (kind, text, took) = run("no_fallback", 2)
+    assert kind == "AllReduceAborted", text
+    assert "has closed its communicator" in text
+    assert took < 3
+
+
 @pytest.mark.parametrize("how", ["close", "collect", "exit"])
 def test_a_forked_child_lets_its_parents_communicator_alone(how: str) -> None:
     assert run("forked", 2, how=how) == [[0, 1]] * 2

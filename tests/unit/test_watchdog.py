@@ -6,8 +6,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 
 import pytest
+
+from pyallreduce import _C
 
 _WATCHERS = 7
 # The watchers are given this process's own id, whose end they do not see.
@@ -57,7 +60,7 @@ if child == 0:
     signal.alarm(60)  # should nobody end it
     signal.pause()
 os.read(born, 1)
-_C.arm_record(own.address, 1, 60000, 5000)
+_C.arm_record(own, 1, 60000, 5000)
 watchdog = _C.Watchdog(0, own)
 """
 # Standard error is a pipe that is full; the rank's record gets a notice, and its peer dies.
@@ -106,6 +109,58 @@ process.kill()
 watchdog.close()
 print(process.pid)
 """
+
+
+# The number of the pidfd by which rank 1 is watched is closed, or closed and given away.
+_LOST = f"""{_PEER}
+watchdog.watch(1, child, page)
+open_ones = [n for n in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{{n}}")]
+found = [int(n) for n in open_ones if "pidfd" in os.readlink(f"/proc/self/fd/{{n}}")]
+if not found:
+    print("no pidfd", flush=True)
+    os.kill(child, signal.SIGKILL)
+    os._exit(0)
+number = found[0]
+os.close(number)
+given = os.open("/dev/zero", os.O_RDONLY)  # it gets the lowest number that is free
+if given != number:
+    os.dup2(given, number)
+if how == "closed":
+    os.close(number)
+time.sleep(0.5)
+alive = watchdog.ended()
+os.kill(child, signal.SIGKILL)
+deadline = time.monotonic() + 10
+while watchdog.ended()[0] < 0 and time.monotonic() < deadline:
+    time.sleep(0.01)
+dead = watchdog.ended()
+watchdog.close()
+os.waitpid(child, 0)
+print(alive[0], dead[0], how == "closed" or os.read(number, 1) == b"\\0")
+"""
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("how", ["closed", "given away"])
+def test_who_closes_descriptors_that_are_not_its_own_kills_no_peer(how: str) -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", f"how = {how!r}\n{_LOST}"],
+        **{"capture_output": True, "text": True, "timeout": 50, "check": False},
+    )
+    if ran.stdout.strip() == "no pidfd":
+        pytest.skip("this system has no pidfd")
+    assert ran.stdout.split() == ["-1", "1", "True"], ran.stderr
+
+
+def test_two_threads_may_close_one_watchdog() -> None:
+    for _ in range(5):
+        watchdog = _C.Watchdog(0, _C.SharedMemory(4096))
+        threads = [threading.Thread(target=watchdog.close, daemon=True) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(10)
+        assert not any(thread.is_alive() for thread in threads)
 
 
 @pytest.mark.timeout(60)
