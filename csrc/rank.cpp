@@ -170,7 +170,7 @@ bool Rank::close() noexcept {
     if (std::chrono::steady_clock::now() >= deadline) return false;
     std::this_thread::sleep_for(std::chrono::milliseconds(1));
   }
-  let_go();
+  release();
   return true;
 }
 

@@ -58,7 +58,7 @@ class Rank {
   bool close() noexcept;
 
  protected:
-  virtual void let_go() noexcept {}
+  virtual void release() noexcept {}
   virtual void launch(const Call& call, DataType dtype, const Plan& plan, uint64_t stream) = 0;
   virtual void launch_refusal(const Call& call, uint64_t stream) = 0;
   virtual void launch_ping_pong(const Call& call, uint64_t stream) = 0;

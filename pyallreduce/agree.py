@@ -162,8 +162,9 @@ def _set_up(
             native.be_patient()
             return native, veto
         # Nobody frees what a peer may still have mapped.
-        left = Reason(Code.OK if slabs.let_go() else Code.STAGE_FAILED)
-        slabs.others_left = joint_verdict(exchange, nonce, Stage.CLOSED, left).code is Code.OK
+        slabs.let_go()
+        all_have = joint_verdict(exchange, nonce, Stage.CLOSED, Reason(Code.OK))
+        slabs.released = all_have.code is Code.OK
     return None, veto
 
 

@@ -10,8 +10,10 @@ must not be used again.
 from __future__ import annotations
 
 import datetime
+import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -29,10 +31,6 @@ _TAG = 0x70796172  # "pyar": the group may be in use for other messages
 _Obituary = Callable[[], tuple[int, str]]
 _OBITUARY_SECONDS = 0.1  # ten looks of a watchdog
 _ALL_OF_IT = 0.99  # of a deadline: waits are given in whole milliseconds
-
-
-def _nobody() -> tuple[int, str]:
-    return -1, ""
 
 
 def backends_of(group: Group) -> dict[str, str]:
@@ -65,7 +63,8 @@ class Exchange:
         self.world = dist.get_world_size(self.group)
         self._global_ranks = dist.get_process_group_ranks(self.group)
         self._timeout_s = timeout_ms / 1e3
-        self.obituary: _Obituary = _nobody  # asked where a connection breaks
+        self.obituary: _Obituary | None = None  # asked where a step fails
+        self._failure: ExchangeTimeout | None = None  # the first: it explains all later ones
         self._carrier = self.group
         if "cpu" not in backends_of(self.group):
             self._carrier = self.companion("gloo")
@@ -87,66 +86,116 @@ class Exchange:
             )
         except RuntimeError as error:
             step = f"making of a {backend} group of the same ranks"
-            raise self._failed(step, -1, since, error) from error
+            raise self._failed(step, _Loss(-1, time.monotonic() - since, error)) from error
         return group
 
     def gather(self, frame: bytes, step: str) -> list[bytes]:
         """Everybody's frame, in rank order.
 
         Raises:
-            ExchangeTimeout: some rank did not take part in time; `peer` is the first such rank.
+            ExchangeTimeout: some rank did not take part in time, in this step or an earlier one;
+                `peer` is the one that was missed first. Where a peer got further than this rank,
+                and left when it missed another, that one is named.
         """
+        if self._failure is not None:
+            raise self._failure
         since = time.monotonic()
         mine = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
         everybody = [torch.empty(FRAME_BYTES, dtype=torch.uint8) for _ in range(self.world)]
         everybody[self.rank].copy_(mine)
-        lost: dict[int, RuntimeError] = {}
+        transfers = _Transfers(self, mine, everybody, since)
         # Also when a peer is lost: the others are to hear from this rank, and blame that one.
-        for peer, work in self._started(mine, everybody, lost):
+        for peer, work in transfers.started(self._timeout_s):
             left = max(0.001, since + self._timeout_s - time.monotonic())
             try:
                 work.wait(datetime.timedelta(seconds=left))
             except RuntimeError as error:
-                lost.setdefault(peer, error)
-        if lost:
-            peer, first = next(iter(lost.items()))  # what follows it may be its consequence
-            raise self._failed(f"exchange `{step}`", peer, since, first) from first
+                transfers.lose(peer, error)
+        if transfers.lost:
+            first = transfers.lost[0]  # what follows it may be its consequence
+            self._failure = self._failed(f"exchange `{step}`", first)
+            raise self._failure from first.error
         return [t.numpy().tobytes() for t in everybody]
 
-    def _started(
-        self, mine: torch.Tensor, everybody: list[torch.Tensor], lost: dict[int, RuntimeError]
-    ) -> list[tuple[int, Any]]:
-        """The transfers with each peer, under way; `lost` are those whose connection is broken."""
-        works = []
-        for peer, number in enumerate(self._global_ranks):
-            if peer == self.rank:
-                continue
-            for start, tensor in ((dist.irecv, everybody[peer]), (dist.isend, mine)):
-                try:
-                    works.append((peer, start(tensor, number, group=self._carrier, tag=_TAG)))
-                except RuntimeError as error:
-                    lost.setdefault(peer, error)
-        return works
+    def start(self, call: Callable[..., Any], tensor: torch.Tensor, peer: int) -> Any:
+        """One transfer with a peer, under way: `call` is dist.isend or dist.irecv."""
+        return call(tensor, self._global_ranks[peer], group=self._carrier, tag=_TAG)
 
-    def _failed(self, step: str, peer: int, since: float, error: RuntimeError) -> ExchangeTimeout:
-        who = "some rank" if peer < 0 else f"rank {peer}"
-        took = time.monotonic() - since
-        if took > _ALL_OF_IT * self._timeout_s:
-            why = f"{who} did not come within {self._timeout_s:g} s"
-        else:
-            dead, why = self._last_words()
-            peer = dead if why else peer
-            cause, *_ = str(error).partition(". This is typically")  # gloo's guesses follow
-            why = why or f"{who} was lost after {took:.1f} s ({cause})"
+    def _failed(self, step: str, loss: _Loss) -> ExchangeTimeout:
+        late = loss.after_s > _ALL_OF_IT * self._timeout_s
+        who = "some rank" if loss.peer < 0 else f"rank {loss.peer}"
+        peer, why = self._last_words(0 if late else _OBITUARY_SECONDS)
+        if not why:
+            peer = loss.peer
+            cause, *_ = str(loss.error).partition(". This is typically")  # gloo's guesses follow
+            lost = cause if peer < 0 else f"{who} was lost after {loss.after_s:.1f} s ({cause})"
+            why = f"{who} did not come within {self._timeout_s:g} s" if late else lost
         message = (
             f"rank {self.rank}: the {step} failed: {why}. "
             "Look at the other ranks' logs; this process group can't be used any more."
         )
         return ExchangeTimeout(message, rank=self.rank, peer=peer)
 
-    def _last_words(self) -> tuple[int, str]:
+    def _last_words(self, seconds: float) -> tuple[int, str]:
         """The obituary, if there is one soon: a broken connection is seen before it is written."""
-        deadline = time.monotonic() + _OBITUARY_SECONDS
+        if self.obituary is None:
+            return -1, ""
+        deadline = time.monotonic() + seconds
         while not (found := self.obituary())[1] and time.monotonic() < deadline:
             time.sleep(0.001)
         return found
+
+
+@dataclass(frozen=True)
+class _Loss:
+    """Which peer was missed, seconds behind the step's begin, and what torch says of it."""
+
+    peer: int
+    after_s: float
+    error: RuntimeError
+
+
+class _Transfers:
+    """One step's frames to and from all peers; `lost` are the peers missed, the first one first."""
+
+    def __init__(
+        self, exchange: Exchange, mine: torch.Tensor, everybody: list[torch.Tensor], since: float
+    ) -> None:
+        self.lost: list[_Loss] = []
+        self._exchange = exchange
+        self._mine = mine
+        self._everybody = everybody
+        self._since = since
+        self._works: list[tuple[int, Any]] = []
+        self._peer = exchange.rank  # with whom a transfer is being started
+
+    def lose(self, peer: int, error: RuntimeError) -> None:
+        self.lost.append(_Loss(peer, time.monotonic() - self._since, error))
+
+    def started(self, seconds: float) -> list[tuple[int, Any]]:
+        """The peers and the transfers with them that are under way.
+
+        In a thread: where gloo connects when it is first used (TORCH_GLOO_LAZY_INIT), starting one
+        waits for the peer, as long as the group's own timeout allows.
+        """
+        thread = threading.Thread(target=self._start, name="pyallreduce-exchange", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no thread is to be had
+            self._start()
+            return self._works
+        thread.join(seconds)
+        if thread.is_alive():
+            self.lose(self._peer, RuntimeError("it can't be connected to"))
+        return list(self._works)
+
+    def _start(self) -> None:
+        for peer in range(self._exchange.world):
+            if peer == self._exchange.rank:
+                continue
+            self._peer = peer
+            for call, tensor in ((dist.irecv, self._everybody[peer]), (dist.isend, self._mine)):
+                try:
+                    self._works.append((peer, self._exchange.start(call, tensor, peer)))
+                except RuntimeError as error:
+                    self.lose(peer, error)

@@ -68,6 +68,8 @@ def error_from(rank: int, records: list[Record], death: tuple[int, str]) -> Pyal
         return _bereaved(rank, own, *death)
     if stop in (Stop.NONE, Stop.PEER):
         for peer, record in enumerate(records):
+            if stop_of(record.state) is Stop.HOST:
+                return _given_up(rank, peer, record)
             if stop_of(record.state) not in (Stop.NONE, Stop.PEER):
                 return _error(peer, record, f"rank {rank} was stopped by rank {peer}: ")
     return _error(rank, own, "")
@@ -87,6 +89,15 @@ def _bereaved(rank: int, own: Record, peer: int, sentence: str) -> AllReduceAbor
         nbytes=own.ours[1] * 16,
         phase=phase,
     )
+
+
+def _given_up(rank: int, peer: int, record: Record) -> AllReduceAborted:
+    """Nobody has died, and yet a peer's host ended its call."""
+    message = (
+        f"rank {rank} was stopped by rank {peer}, which has closed its communicator while it was "
+        f"in a call, or can't go on with it. {signature_text(record.ours)}."
+    )
+    return AllReduceAborted(message, rank=rank, peer=peer, call=record.epoch)
 
 
 def _error(rank: int, record: Record, prefix: str) -> PyallreduceError:

@@ -75,5 +75,5 @@ class Fallback:
 
 def _is_of_transport(error: Exception) -> bool:
     """Whether it is of a peer or the way to it, not of the arguments. Gloo has no type for that."""
-    text = str(error)
-    return isinstance(error, dist.DistError) or "/transport/" in text or "imed out" in text
+    marks = ("/transport/", "imed out", "pair closure")
+    return isinstance(error, dist.DistError) or any(mark in str(error) for mark in marks)

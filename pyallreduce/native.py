@@ -43,7 +43,6 @@ _OF_A_REFUSAL = (Stop.REFUSED, Stop.PEER)
 _WATCHDOG_SECONDS = 0.1  # ten of its looks
 _MARGIN_SECONDS = 1.0  # behind the deadline of the last kernel
 _ASK_AGAIN_SECONDS = 0.01
-_NEVER_IDLE: list[NativePath] = []  # they keep their memory
 _Launch = Callable[[int, int, int, int], int]  # input, output, tag, stream
 
 
@@ -112,6 +111,7 @@ class NativePath:
         self._patient = 0  # contexts that ask for patience
         self._settled = True  # as long as the start-up's deadline is in force
         self._calls = 0
+        self._waits = False  # a thread, for the device
         self.edges: list[Edge] = []
         self._first_call: Any = None  # an event behind it; torch's stubs do not type events
         self.aborts = 0
@@ -283,10 +283,14 @@ class NativePath:
         ended = bool(self._slabs.ended()[1])  # then ours have ended too
         if self._idle(_MARGIN_SECONDS + (0 if ended else longest / 1e3)):
             self._slabs.close()
-        else:
+            return
+        if self._waits:
             self._slabs.leave()
             what = "its GPU is still at work: the slab is let go of when that ends, if it does"
-            logger.warning("rank %d: %s", self._exchange.rank, what)
+        else:
+            self._slabs.keep()
+            what = "there was no thread to wait for its GPU: the slab stays until this process ends"
+        logger.warning("rank %d: %s", self._exchange.rank, what)
 
     def _failure(self) -> PyallreduceError:
         records, death = self._cause()
@@ -383,29 +387,31 @@ class NativePath:
         """
         if self.limits.target == "host":
             return True
-        waiting = threading.Thread(target=self._synchronize, name="pyallreduce-idle", daemon=True)
+        waiting = threading.Thread(target=self._wait_idle, name="pyallreduce-idle", daemon=True)
         try:
             waiting.start()
         except RuntimeError as error:
-            if "shutdown" in str(error):  # the interpreter ends: no new thread from Python 3.12 on
-                self._synchronize()
-                return True
-            _NEVER_IDLE.append(self)  # this process has no thread left that could wait
-            return False
+            # The interpreter ends: from Python 3.12 on it starts no new thread. Or this process has
+            # as many as it may have, and nobody can wait.
+            return "shutdown" in str(error) and self._synchronized()
+        self._waits = True
         waiting.join(seconds)
         return not waiting.is_alive()
 
-    def _synchronize(self) -> None:
-        while True:
-            try:
-                torch.cuda.synchronize(self._device)
-            except RuntimeError as error:
-                if "captur" in str(error):  # another thread captures: CUDA does not wait meanwhile
-                    time.sleep(_ASK_AGAIN_SECONDS)
-                    continue
-                # The context is gone, and its work with it.
-                logger.warning("rank %d: %s", self._exchange.rank, error)
-            return
+    def _wait_idle(self) -> None:
+        while not self._synchronized():
+            time.sleep(_ASK_AGAIN_SECONDS)
+
+    def _synchronized(self) -> bool:
+        """Waits for the device. False where CUDA does not, since another thread captures."""
+        try:
+            torch.cuda.synchronize(self._device)
+        except RuntimeError as error:
+            if "captur" in str(error):
+                return False
+            # The context is gone, and its work with it.
+            logger.warning("rank %d: %s", self._exchange.rank, error)
+        return True
 
     def _arm(self) -> None:
         self._slabs.arm(self._generation, self._config.timeout_ms)

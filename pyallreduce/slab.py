@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import logging
 import os
 import struct
@@ -30,9 +31,6 @@ __all__ = ["RECORD_BYTES", "SlabError", "Slabs"]
 
 logger = logging.getLogger(__name__)
 
-# Slabs that a peer had mapped when their communicator was closed.
-_KEPT: list[object] = []
-
 RECORD_BYTES = 4096
 _SENTINEL_BYTE = 0xFF
 _CONTROL = struct.Struct("<II")  # stop, generation: csrc/protocol/slab.h
@@ -46,6 +44,11 @@ _LEAVE_SECONDS = 2.0
 # A rank that exits without close() leaves in good order all the same: its peers must not read its
 # exit as a death.
 _OPEN: weakref.WeakSet[Slabs] = weakref.WeakSet()
+
+
+def _keep_for_ever(thing: object) -> None:
+    """Until this process ends, and not only its interpreter: that would free it, and wait."""
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 @atexit.register
@@ -85,7 +88,7 @@ class Slabs:
         self._watchdog: Watchdog | None = None
         self._notice_ms = 0
         self._offered = False
-        self.others_left = False  # somebody has proof that all peers have let go
+        self.released = False  # somebody has proof that all peers have let go
         self._pid = os.getpid()
 
     def allocate(self, nonce: bytes, deadline_ms: int, notice_ms: int) -> None:
@@ -259,7 +262,7 @@ class Slabs:
                 self._close(self._own)
             else:
                 logger.info("rank %d: a peer still maps this slab; kept until exit", self._rank)
-                _KEPT.append(self._own)
+                _keep_for_ever(self._own)
         for page in (*self._pages.values(), self._page):
             if page is not None:
                 self._close(page)
@@ -271,7 +274,7 @@ class Slabs:
         works in it."""
         self.leave()
         _OPEN.discard(self)
-        _KEPT.append(self)
+        _keep_for_ever(self)
 
     def __del__(self) -> None:
         """Of a communicator that nobody closed, or that failed on its way."""
@@ -281,7 +284,7 @@ class Slabs:
     def _others_left(self, seconds: float) -> bool:
         if self._target == "host":
             return True  # each mapping of a memfd keeps the memory for itself
-        if self.others_left:
+        if self.released:
             return True
         if self._offered and len(self._pages) < self.layout.world - 1:
             return False  # who it could not hear of may have opened it

@@ -30,7 +30,7 @@ class CudaRank final : private RegisteredPage, public Rank {
            uint64_t record);
 
  private:
-  void let_go() noexcept override { RegisteredPage::close(); }
+  void release() noexcept override { RegisteredPage::close(); }
   void launch(const Call& call, DataType dtype, const Plan& plan, uint64_t stream) override;
   void launch_refusal(const Call& call, uint64_t stream) override;
   void launch_ping_pong(const Call& call, uint64_t stream) override;

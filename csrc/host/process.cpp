@@ -74,6 +74,11 @@ std::optional<ProcessFacts> process_facts(int64_t pid) {
                       field.size() > exit ? std::atoi(field[exit].c_str()) : 0};
 }
 
+bool is_over(int64_t pid, uint64_t start_time) {
+  const auto facts = process_facts(pid);
+  return !facts || facts->state == 'Z' || facts->start_time != start_time;
+}
+
 std::string how_it_ended(int64_t pid, int pidfd) {
   for (int attempt = 0; attempt < kAttempts; ++attempt) {
     const auto facts = process_facts(pid);

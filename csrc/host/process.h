@@ -19,6 +19,9 @@ struct ProcessFacts {
 // watchdog's thread asks, about processes that go meanwhile.
 std::optional<ProcessFacts> process_facts(int64_t pid);
 
+// Whether the process that began at `start_time` is no more, or can't be seen.
+bool is_over(int64_t pid, uint64_t start_time);
+
 inline constexpr const char* kUnknownEnd = "how is not known";
 
 // How a process that is ending ends: "SIGKILL", "exit status 1", or kUnknownEnd. `pidfd`:

@@ -23,7 +23,7 @@ namespace {
 constexpr int kLookMilliseconds = 10;
 // So often in a row the lock of a process that has ended must refuse itself. Once may be another
 // watchdog that asks just now, and has not let go yet.
-constexpr int kRefusals = 5;
+constexpr int kRefusals = 3;
 constexpr std::chrono::milliseconds kExplanation{50};  // of the 100 in which a death is to be told
 // A line of its own in the log may come later: a large process takes its time over its end.
 constexpr std::chrono::milliseconds kPatience{1000};
@@ -107,7 +107,8 @@ Watchdog::~Watchdog() { close(); }
 
 void Watchdog::watch(const Peer& peer) {
   const std::lock_guard<std::mutex> guard(mutex_);
-  watched_.push_back(Watched{peer, open_pidfd(peer.pid), false, 0});
+  const auto facts = process_facts(peer.pid);
+  watched_.push_back(Watched{peer, open_pidfd(peer.pid), facts ? facts->start_time : 0, false, 0});
 }
 
 // Asks again and again: a condition variable with a waiter could not be destroyed in a forked
@@ -186,8 +187,10 @@ void Watchdog::look_at(Watched& watched) {
     return;
   }
   const int answer = pthread_mutex_trylock(&life.lock);
-  // A process that has ended holds nothing.
-  const bool refused = answer == EBUSY && has_ended(watched.pidfd);
+  // A process that has ended holds nothing. Asked of /proc too: the pidfd's number may be another
+  // process's by now.
+  const bool refused =
+      answer == EBUSY && has_ended(watched.pidfd) && is_over(watched.peer.pid, watched.start_time);
   watched.refusals = refused ? watched.refusals + 1 : 0;
   if (answer == 0) {
     pthread_mutex_unlock(&life.lock);

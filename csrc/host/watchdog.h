@@ -53,6 +53,7 @@ class Watchdog {
   struct Watched {
     Peer peer;
     int pidfd;
+    uint64_t start_time;
     bool left;
     int refusals;  // of its lock behind its process's end, in looks one behind the other
   };

@@ -58,10 +58,7 @@ def test_a_fault_that_a_group_of_three_survives(case: Case, of_three_ranks: Outc
     assert judge(case, of_three_ranks.get(case.name, {})) == []
 
 
-@pytest.mark.parametrize(
-    "stage",
-    ["inside", *(pytest.param(stage, marks=pytest.mark.slow) for stage in ("facts", "open"))],
-)
+@pytest.mark.parametrize("stage", ["inside", "facts", pytest.param("open", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("fault", ["kill", "stop"])
 def test_a_fault_that_ends_a_group_of_three(fault: str, stage: str) -> None:
     case = Case(fault, stage, 1, 3)

@@ -152,6 +152,13 @@ PYTHON = [
         "tests/unit/test_native.py::test_a_cause_that_comes_late_is_told",
     ),
     Mutant(
+        "a rank that is missed is not the one that is named",
+        "pyallreduce/exchange.py",
+        "transfers.lose(peer, error)",
+        "transfers.lose((self.rank + 1) % self.world, error)",
+        "tests/ranks/test_communicator.py::test_a_rank_that_is_away_is_named_in_time",
+    ),
+    Mutant(
         "a slab is not armed",
         "pyallreduce/slab.py",
         "_SENTINEL_BYTE if armed else 0",

@@ -21,10 +21,11 @@ import torch.distributed as dist
 
 from pyallreduce import Communicator, Config, validate
 from pyallreduce import communicator as communicator_module
-from pyallreduce.errors import PyallreduceError
+from pyallreduce.errors import ExchangeTimeout, PyallreduceError
 from pyallreduce.exchange import Exchange
 from pyallreduce.reasons import Code, Reason
 from pyallreduce.reference import rank_order_sum
+from pyallreduce.wire import FRAME_BYTES
 from pyallreduce.worker import Context
 
 SMALL = {"slab_bytes": 4 << 20, "timeout_ms": 20_000, "exchange_timeout_ms": 30_000}
@@ -171,6 +172,20 @@ def recovery_vetoed(context: Context, _options: dict[str, Any]) -> list[Any]:
         return [*decision, bool(out.isnan().all()), works(comm)]
 
 
+def away(context: Context, _options: dict[str, Any]) -> list[list[Any]]:
+    """Rank 1 does not come to an exchange: what the others say of it, and once more."""
+    exchange = Exchange(None, 1000)
+    found = []
+    for _ in range(0 if context.rank == 1 else 2):
+        since = time.monotonic()
+        try:
+            exchange.gather(bytes(FRAME_BYTES), "roll call")
+        except ExchangeTimeout as error:
+            found.append([error.peer, str(error), time.monotonic() - since])
+    time.sleep(3 if context.rank == 1 else 0)
+    return found
+
+
 def a_companion_in_time(context: Context, _options: dict[str, Any]) -> list[Any]:
     """Rank 1 does not come to make the group that carries frames."""
     exchange = Exchange(None, 500)
@@ -217,7 +232,8 @@ def _meddle(comm: Communicator, how: str) -> None:
 
 
 def closed_under_a_call(context: Context, _options: dict[str, Any]) -> list[Any]:
-    """Rank 1 stays away; rank 0 closes while a thread of its own waits in the call."""
+    """Rank 1 stays away; rank 0 closes while a thread of its own waits in the call; then rank 1
+    comes."""
     comm = communicator(context)
     assert works(comm)
     dist.barrier()
@@ -236,7 +252,12 @@ def closed_under_a_call(context: Context, _options: dict[str, Any]) -> list[Any]
         seen.extend(outcome(native.check))
     took = time.monotonic() - since
     dist.barrier()
-    comm.close()
+    if context.rank == 1:
+        seen = outcome(lambda: comm.all_reduce(torch.ones(64)))
+        dist.barrier()
+        comm.close()
+        return seen
+    dist.barrier()
     return [*seen[::2], took]
 
 

@@ -81,6 +81,21 @@ def test_graphs_of_before_drain_when_recovery_ends_in_the_fallback() -> None:
     assert run("recovery_vetoed", 2) == [["nccl", "KERNEL_MISMATCH", True, True]] * 2
 
 
+@pytest.mark.parametrize("lazy", ["0", "1"])
+def test_a_rank_that_is_away_is_named_in_time(lazy: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where gloo connects when it is first used, and waits for that as long as it likes; rank
+    2 then waits for rank 0, which waits."""
+    monkeypatch.setenv("TORCH_GLOO_LAZY_INIT", lazy)
+    found = run("away", 3)
+    for rank in (0, 2):
+        first, again = found[rank]
+        assert first[0] == 1 or (lazy == "1" and rank == 2), first
+        assert f"rank {rank}: the exchange `roll call` failed: rank {first[0]} " in first[1]
+        assert 0.9 < first[2] < 2
+        assert again[:2] == first[:2], "the first failure explains all later ones"
+        assert again[2] < 0.1
+
+
 def test_a_group_for_frames_is_made_in_time_or_not() -> None:
     kind, text, seconds = run("a_companion_in_time", 2)[0]
     assert kind == "ExchangeTimeout", text
@@ -89,10 +104,12 @@ def test_a_group_for_frames_is_made_in_time_or_not() -> None:
 
 
 def test_a_close_under_a_waiting_call_ends_it() -> None:
-    waited, asked, took = run("closed_under_a_call", 2)[0]
+    (waited, asked, took), (kind, text) = run("closed_under_a_call", 2)
     assert {waited, asked} <= {"AllReduceAborted", "CommunicatorClosed"}
     assert asked == "CommunicatorClosed"
     assert took < 3
+    assert kind == "AllReduceAborted"
+    assert "rank 0, which has closed its communicator" in text
 
 
 def test_a_rank_that_fails_behind_the_agreement_lets_go() -> None:

@@ -40,6 +40,7 @@ def told_of(error: Exception) -> Exception:
         RuntimeError(CLOSED),
         RuntimeError(SILENT),
         RuntimeError("Operation timed out!"),
+        RuntimeError("Application timeout caused pair closure"),
         dist.DistBackendError("NCCL error in: ... ncclRemoteError"),
         dist.DistNetworkError("The client socket has timed out"),
     ],

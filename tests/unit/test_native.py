@@ -4,8 +4,12 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
+
+import torch
 
 from pyallreduce.errors import AllReduceAborted, CallRefused
 from pyallreduce.failure import Stop
@@ -64,3 +68,30 @@ def test_a_cause_that_never_comes_is_not_waited_for_long() -> None:
     path = native(Records([record(Stop.PEER), record(Stop.NONE)]))
     assert isinstance(path._failure(), AllReduceAborted)
     assert not path._renew_due
+
+
+def idle(path: Any, *answers: Exception | None) -> bool:
+    """Whether a device is called idle whose synchronisation answers so; each is asked for once."""
+    path.limits = SimpleNamespace(target="cuda")
+    path._device, path._waits = 0, False
+    with mock.patch.object(torch.cuda, "synchronize", side_effect=answers) as asked:
+        found = path._idle(5.0)
+    assert asked.call_count == len(answers)
+    return bool(found)
+
+
+def test_a_device_in_whose_process_another_thread_captures_is_asked_again() -> None:
+    captures = RuntimeError("CUDA error: operation not permitted when stream is capturing")
+    assert idle(native(Records([])), captures, captures, None)
+
+
+def test_a_device_whose_context_is_gone_is_idle() -> None:
+    assert idle(native(Records([])), RuntimeError("CUDA error: an illegal memory access"))
+
+
+def test_a_device_is_not_called_idle_by_who_has_no_thread_to_wait() -> None:
+    path = native(Records([]))
+    none_left = RuntimeError("can't start new thread")
+    with mock.patch.object(threading.Thread, "start", side_effect=none_left):
+        assert not idle(path)
+    assert not path._waits

@@ -58,3 +58,23 @@ def test_memory_that_is_gone_is_refused(pair: tuple[Slabs, Slabs]) -> None:
     with pytest.raises(SlabError) as caught:
         pair[0].open([mine, replace(other, start_time=other.start_time + 1)], NONCE)
     assert caught.value.reason.code is Code.SHARED_PAGE
+
+
+def test_gpu_memory_is_freed_when_all_peers_have_let_go(pair: tuple[Slabs, Slabs]) -> None:
+    """A peer may have opened what this rank offered, also where this rank could not open its."""
+    mine, other = pair
+    mine._target = "cuda"  # its rule, which is only about pages
+    assert mine._others_left(0), "nobody has heard of it"
+    offer = other.offer(NONCE)
+    mine._offered = True
+    assert not mine._others_left(0), "a peer that it has not heard of"
+    mine._pages[1] = _C.SharedMemory.open(
+        offer.pid, offer.start_time, offer.page_fd, offer.page_inode, 4096
+    )
+    assert not mine._others_left(0.05), "the peer has it mapped"
+    assert other.let_go()
+    assert mine._others_left(1)
+    mine._pages.clear()
+    mine.released = True
+    assert mine._others_left(0), "all have said so"
+    mine._target = "host"

@@ -111,7 +111,8 @@ print(process.pid)
 """
 
 
-# The number of the pidfd by which rank 1 is watched is closed, or closed and given away.
+# The number of the pidfd by which rank 1 is watched is closed, or given to another file, or to a
+# pidfd of a process that has ended.
 _LOST = f"""{_PEER}
 watchdog.watch(1, child, page)
 open_ones = [n for n in os.listdir("/proc/self/fd") if os.path.islink(f"/proc/self/fd/{{n}}")]
@@ -122,7 +123,12 @@ if not found:
     os._exit(0)
 number = found[0]
 os.close(number)
-given = os.open("/dev/zero", os.O_RDONLY)  # it gets the lowest number that is free
+if how == "given to a pidfd":
+    another = subprocess.Popen(["true"])
+    given = os.pidfd_open(another.pid)
+    another.wait()
+else:
+    given = os.open("/dev/zero", os.O_RDONLY)  # it gets the lowest number that is free
 if given != number:
     os.dup2(given, number)
 if how == "closed":
@@ -136,12 +142,13 @@ while watchdog.ended()[0] < 0 and time.monotonic() < deadline:
 dead = watchdog.ended()
 watchdog.close()
 os.waitpid(child, 0)
-print(alive[0], dead[0], how == "closed" or os.read(number, 1) == b"\\0")
+kept = how != "given to a file" or os.read(number, 1) == b"\\0"
+print(alive[0], dead[0], kept)
 """
 
 
 @pytest.mark.timeout(60)
-@pytest.mark.parametrize("how", ["closed", "given away"])
+@pytest.mark.parametrize("how", ["closed", "given to a file", "given to a pidfd"])
 def test_who_closes_descriptors_that_are_not_its_own_kills_no_peer(how: str) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", f"how = {how!r}\n{_LOST}"],
