@@ -313,6 +313,12 @@ class Communicator:
         with self._native.patience():
             yield
 
+    def settle(self) -> None:
+        """All ranks are together: from here on a wait has the usual deadline, also one of a graph
+        that is replayed before the next call. Does nothing within `patience()`."""
+        if self._native is not None and not self.closed:
+            self._native.settle()
+
     def edges(self) -> list[tuple[int, float]]:
         """Every peer and the time of one round of the start-up's ping-pong with it, in µs: until
         this rank's vector and the peer's had crossed; infinite where they did not, or not sound.

@@ -165,6 +165,10 @@ def _flag(text: str) -> object:
     return _choice("0", "1")(text) == "1"
 
 
+def _integer_flag(text: str) -> object:
+    return bool(int(text))  # as vLLM reads it
+
+
 def _size(text: str) -> object:
     """Bytes from "67108864", "64M" or "64MiB"; the units are powers of 1024."""
     match = re.fullmatch(r"([0-9]{1,18})(?:([KMG])(?:iB)?)?", text)
@@ -279,11 +283,11 @@ VARIABLES: tuple[Variable, ...] = (
     ),
     Variable(
         name=_VLLM_BATCH_INVARIANT,
-        values="0 or 1",
+        values="an integer",
         default="0",
-        meaning="vLLM's own variable; 1 asks for the same",
+        meaning="vLLM's own variable; all but 0 ask for the same",
         field="batch_invariant",
-        parse=_flag,
+        parse=_integer_flag,
     ),
     Variable(
         name="PYALLREDUCE_TUNING_FILE",

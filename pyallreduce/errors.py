@@ -79,6 +79,10 @@ class ExchangeTimeout(PyallreduceError):
         self.rank = rank
         self.peer = peer
 
+    def copy(self) -> ExchangeTimeout:
+        """The same, to be raised by who keeps this one: one that was raised keeps its callers."""
+        return ExchangeTimeout(str(self), rank=self.rank, peer=self.peer)
+
 
 class AllReduceAborted(PyallreduceError):
     """A call ended before its data had arrived: its output is not valid.

@@ -98,7 +98,7 @@ class Exchange:
                 and left when it missed another, that one is named.
         """
         if self._failure is not None:
-            raise self._failure
+            raise self._failure.copy()
         since = time.monotonic()
         mine = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
         everybody = [torch.empty(FRAME_BYTES, dtype=torch.uint8) for _ in range(self.world)]
@@ -114,7 +114,7 @@ class Exchange:
         if transfers.lost:
             first = transfers.lost[0]  # what follows it may be its consequence
             self._failure = self._failed(f"exchange `{step}`", first)
-            raise self._failure from first.error
+            raise self._failure.copy() from first.error
         return [t.numpy().tobytes() for t in everybody]
 
     def start(self, call: Callable[..., Any], tensor: torch.Tensor, peer: int) -> Any:

@@ -195,6 +195,10 @@ class NativePath:
         self._settled, self._first_call = False, None
         self._slabs.set_deadline(self._config.patient_ms)
 
+    def settle(self) -> None:
+        """The ranks are together: from here on the deadline is `Config.timeout_ms`."""
+        self._steady()
+
     def prove(self) -> None:
         """From here on the deadline is that of the live checks, `Config.proof_ms`."""
         self._settled = True
@@ -354,12 +358,15 @@ class NativePath:
         self._calls += 1
         if self.limits.target == "host":
             self._steady()
-        elif torch.cuda.is_current_stream_capturing():
             return
-        elif self._first_call is None:
-            self._first_call = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            self._first_call.record(torch.cuda.current_stream(self._device))
-        elif self._first_call.query():
+        if torch.cuda.is_current_stream_capturing():
+            return
+        first = self._first_call  # another thread, which checks a step, may settle meanwhile
+        if first is None:
+            first = torch.cuda.Event()  # type: ignore[no-untyped-call]
+            first.record(torch.cuda.current_stream(self._device))
+            self._first_call = first
+        elif first.query():
             self._steady()
 
     def _steady(self) -> None:

@@ -20,7 +20,15 @@ from pyallreduce.communicator import Communicator
 from pyallreduce.config import Config
 from pyallreduce.reasons import Code, Reason
 
-__all__ = ["SlotAdapter", "check_all", "open_slot", "settle_all", "start_step", "tell"]
+__all__ = [
+    "SlotAdapter",
+    "check_all",
+    "check_behind_the_gpu",
+    "open_slot",
+    "settle_all",
+    "start_step",
+    "tell",
+]
 
 _TAGS = 1 << 31
 _CHOSEN = {Code.FORCED_NCCL, Code.SINGLE_RANK}  # by the user: no cause for a warning
@@ -74,8 +82,13 @@ class SlotAdapter:
     def all_reduce(
         self, x: torch.Tensor, *, out: torch.Tensor | None = None, registered: bool = False
     ) -> torch.Tensor:
-        """As above, into `out` if given. No memory is ever registered: `registered` is ignored."""
+        """As above, into `out` if given. No memory is ever registered: `registered` is ignored.
+
+        A new tensor has the strides that `empty_like` gives it: a compiled graph counts on them.
+        """
         del registered
+        if out is None and not x.is_contiguous():
+            out = torch.empty_like(x)
         tag, self._place = self._place, (self._place + 1) % _TAGS
         result: torch.Tensor = self.communicator.all_reduce(x, out=out, tag=tag)
         return result
@@ -100,6 +113,7 @@ class SlotAdapter:
     def settle(self) -> None:
         """The engine has warmed up: from now on a wait has the usual deadline."""
         self._patience.close()
+        self.communicator.settle()
 
     def check(self) -> None:
         """Raise what went wrong on any rank; call it behind the synchronisation of a step."""
@@ -171,6 +185,13 @@ def settle_all() -> None:
     """The engine has warmed up."""
     for adapter in tuple(_open):
         adapter.settle()
+
+
+def check_behind_the_gpu() -> None:
+    """Wait for what this process's GPU computes on the current stream, then as `check_all`."""
+    if _open and torch.cuda.is_available():
+        torch.cuda.current_stream().synchronize()
+    check_all()
 
 
 def check_all() -> None:

@@ -49,6 +49,9 @@ def register() -> None:
 
 
 def _install() -> None:
+    if importlib.import_module("torch").version.hip is not None:
+        logger.debug("pyallreduce serves CUDA; on ROCm SGLang stays as it is")
+        return
     sglang: Any = importlib.import_module("sglang")
     version = str(importlib.import_module("sglang.version").__version__)
     why_not = problems(SGLANG, version, Path(sglang.__file__).parent)

@@ -73,8 +73,8 @@ def _install() -> None:
     module, name = place.split(".")
     communicator = getattr(_module(f"{_DEVICES}.{module}"), name)
     if not hasattr(communicator, _MARK):
+        setattr(communicator, _MARK, True)  # also where it fails half-way: not twice
         wrap(communicator)
-        setattr(communicator, _MARK, True)
 
 
 @functools.cache

@@ -8,7 +8,10 @@ tokens are sent. That point is where a worker's `execute_model` or `sample_token
 synchronous scheduling), or where the `get_output` of the object that it returned does (with
 asynchronous scheduling, on another thread). Both are the same in every release served and for both
 of vLLM's model runners, so the worker's methods are wrapped, once, in the process that built a
-communicator. The worker that answers reads the records of all.
+communicator. The worker that answers reads the records of all of its tensor-parallel group.
+
+With pipeline parallelism a stage hands its output to the next one, whose worker answers and has
+other records: a stage reads its own before it hands over, behind its GPU.
 
 An error there becomes the worker's answer, which ends the request and the engine.
 """
@@ -30,6 +33,7 @@ _ARRIVE = "get_output"
 _WORKER = ("vllm.v1.worker.gpu_worker", "Worker")  # the CPU's worker derives from it
 _RAY = ("vllm.v1.executor.ray_utils", "RayWorkerWrapper")
 _PROCESS = ("vllm.v1.executor.multiproc_executor", "WorkerProc")
+_GROUP = ("vllm.distributed.parallel_state", "GroupCoordinator")
 
 
 def guard() -> None:
@@ -41,6 +45,8 @@ def guard() -> None:
     # Ray's workers go round the methods above.
     _replace(_loaded(*_RAY), "execute_model_ray", _step)
     _replace(_loaded(*_PROCESS), "enqueue_output", _answer)
+    for send in ("send_tensor_dict", "isend_tensor_dict"):
+        _replace(_loaded(*_GROUP), send, _hand_over)
 
 
 def _step(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -64,10 +70,20 @@ def _warm_up(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def warm_up(*args: Any, **kwargs: Any) -> Any:
         result = original(*args, **kwargs)
+        adapter.check_behind_the_gpu()  # a server whose warm-up was aborted is not ready
         adapter.settle_all()
         return result
 
     return warm_up
+
+
+def _hand_over(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def send(*args: Any, **kwargs: Any) -> Any:
+        adapter.check_behind_the_gpu()
+        return original(*args, **kwargs)
+
+    return send
 
 
 def _answer(original: Callable[..., Any]) -> Callable[..., Any]:

@@ -85,7 +85,9 @@ def vetoed(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
     around = registered("0.5.23")[plugin._DISPATCH][0]
     with mock.patch.object(validate, "edges", return_value=lost):
         built = around(None)(group=dist.group.WORLD, device=torch.device("cpu"))
-    return {"built": built, "unknown": len(registered("0.6.0"))}
+    unknown = len(registered("0.6.0"))
+    with mock.patch.object(torch.version, "hip", "6.4"):
+        return {"built": built, "unknown": unknown, "ROCm": len(registered("0.5.23"))}
 
 
 def outcome(factory: Callable[..., Any]) -> str:

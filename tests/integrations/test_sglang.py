@@ -35,7 +35,7 @@ def test_the_slot_from_its_building_to_its_end() -> None:
 
 def test_a_veto_leaves_the_slot_empty_and_an_unknown_release_alone() -> None:
     for found in run("vetoed"):
-        assert found == {"built": None, "unknown": 0}
+        assert found == {"built": None, "unknown": 0, "ROCm": 0}
 
 
 def test_where_no_fallback_is_to_be_had_the_process_ends() -> None:

@@ -97,6 +97,19 @@ class WorkerProc:
         self.sent.append(output)
 
 
+class GroupCoordinator:
+    """The pipeline's group, by which a stage hands its output to the next."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send_tensor_dict(self, tensors: dict[str, Any], dst: int) -> None:
+        self.sent.append((tensors, dst))
+
+    def isend_tensor_dict(self, tensors: dict[str, Any], dst: int) -> None:
+        self.sent.append((tensors, dst))
+
+
 @pytest.fixture
 def slot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slot]:
     found = Slot()
@@ -104,13 +117,14 @@ def slot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slot]:
     classes = {
         "vllm.v1.worker.gpu_worker": Worker,
         "vllm.v1.executor.multiproc_executor": WorkerProc,
+        "vllm.distributed.parallel_state": GroupCoordinator,
     }
     for name, cls in classes.items():
         module = types.ModuleType(name)
         setattr(module, cls.__name__, cls)
         monkeypatch.setitem(sys.modules, name, module)
     monkeypatch.delitem(sys.modules, "vllm.v1.executor.ray_utils", raising=False)
-    touched = (Worker, CpuWorker, WorkerProc, Later, Derived, Other)
+    touched = (Worker, CpuWorker, WorkerProc, GroupCoordinator, Later, Derived, Other)
     before = {cls: dict(vars(cls)) for cls in touched}
     vllm_steps.guard()
     vllm_steps.guard()
@@ -129,6 +143,17 @@ def test_tokens_that_are_there_are_checked(slot: Slot) -> None:
 def test_a_forward_pass_without_tokens_is_not(slot: Slot) -> None:
     assert CpuWorker(slot).execute_model("none") is None
     assert (slot.steps, slot.checks) == (1, 0)
+
+
+@pytest.mark.parametrize("send", ["send_tensor_dict", "isend_tensor_dict"])
+def test_what_a_stage_hands_to_the_next_is_checked_before(slot: Slot, send: str) -> None:
+    group = GroupCoordinator()
+    getattr(group, send)({"hidden_states": "sound"}, dst=1)
+    assert (slot.checks, len(group.sent)) == (1, 1)
+    slot.fails = 2
+    with pytest.raises(AllReduceAborted):
+        getattr(group, send)({"hidden_states": "poison"}, dst=1)
+    assert len(group.sent) == 1
 
 
 @pytest.mark.parametrize(
@@ -183,3 +208,9 @@ def test_waits_are_patient_until_the_model_has_warmed_up(
     assert slot.settled == 0
     assert cls(slot).compile_or_warm_up_model() == result
     assert slot.settled == 1
+
+
+def test_a_server_whose_warm_up_was_aborted_is_not_ready(slot: Slot) -> None:
+    slot.fails = 1
+    with pytest.raises(AllReduceAborted):
+        Worker(slot).compile_or_warm_up_model()

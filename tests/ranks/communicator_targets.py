@@ -23,8 +23,10 @@ from pyallreduce import Communicator, Config, validate
 from pyallreduce import communicator as communicator_module
 from pyallreduce.errors import ExchangeTimeout, PyallreduceError
 from pyallreduce.exchange import Exchange
+from pyallreduce.integrations.adapter import SlotAdapter
 from pyallreduce.reasons import Code, Reason
 from pyallreduce.reference import rank_order_sum
+from pyallreduce.slab import Slabs
 from pyallreduce.wire import FRAME_BYTES
 from pyallreduce.worker import Context
 
@@ -170,6 +172,23 @@ def recovery_vetoed(context: Context, _options: dict[str, Any]) -> list[Any]:
         launch(x.data_ptr(), out.data_ptr(), 0, 0)
         decision = [comm.decision.backend, comm.decision.reason.code.value]
         return [*decision, bool(out.isnan().all()), works(comm)]
+
+
+def slot(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
+    """An engine's slot: what a compiled graph expects of a result, and how long a wait lasts."""
+    with communicator(context) as comm, mock.patch.object(Slabs, "set_deadline") as deadlines:
+        adapter = SlotAdapter(comm)
+        patient = [call.args[0] for call in deadlines.call_args_list]
+        adapter.settle()
+        settled = [call.args[0] for call in deadlines.call_args_list]
+        base = torch.arange(60.0).view(5, 12)
+        found = {}
+        for name, x in {"whole": base, "turned": base.t(), "in part": base[:, ::2]}.items():
+            y = adapter.all_reduce(x)
+            strides = y.stride() == torch.empty_like(x).stride()
+            found[name] = [strides, bool(torch.equal(y, x * context.world))]
+        adapter.close()
+        return {"patient": patient, "settled": settled, **found}
 
 
 def away(context: Context, _options: dict[str, Any]) -> list[list[Any]]:

@@ -81,6 +81,13 @@ def test_graphs_of_before_drain_when_recovery_ends_in_the_fallback() -> None:
     assert run("recovery_vetoed", 2) == [["nccl", "KERNEL_MISMATCH", True, True]] * 2
 
 
+def test_a_slot_keeps_strides_and_has_the_usual_deadline_once_settled() -> None:
+    for seen in run("slot", 2):
+        assert seen["whole"] == seen["turned"] == seen["in part"] == [True, True]
+        assert seen["patient"] == [200_000], "ten times the usual"
+        assert seen["settled"] == [200_000, 20_000], "also before the first call"
+
+
 @pytest.mark.parametrize("lazy", ["0", "1"])
 def test_a_rank_that_is_away_is_named_in_time(lazy: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also where gloo connects when it is first used, and waits for that as long as it likes; rank

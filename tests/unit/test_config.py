@@ -58,6 +58,8 @@ def test_config_is_frozen() -> None:
         ("PYALLREDUCE_SHARE_GPU", "0", "share_gpu", False),
         ("PYALLREDUCE_BATCH_INVARIANT", "1", "batch_invariant", True),
         ("VLLM_BATCH_INVARIANT", "1", "batch_invariant", True),
+        ("VLLM_BATCH_INVARIANT", "2", "batch_invariant", True),
+        ("VLLM_BATCH_INVARIANT", "00", "batch_invariant", False),
         ("PYALLREDUCE_TUNING_FILE", "off", "tuning_file", "off"),
         ("PYALLREDUCE_TUNING_FILE", "/a/b.json", "tuning_file", "/a/b.json"),
     ],
