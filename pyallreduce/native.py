@@ -162,7 +162,7 @@ class NativePath:
         if launch(source, target, tag, self._followed()):
             raise self._failure()
         if not self._settled:
-            self._settle()
+            self._settle_behind_a_call()
 
     def check(self) -> None:
         """Raise what ended this generation on any rank, if anything has.
@@ -178,7 +178,7 @@ class NativePath:
         if aborted or self._rank.state():
             raise self._failure()
         if not self._settled and self._calls:
-            self._steady()
+            self.settle()
 
     @contextlib.contextmanager
     def patience(self) -> Iterator[None]:
@@ -196,8 +196,12 @@ class NativePath:
         self._slabs.set_deadline(self._config.patient_ms)
 
     def settle(self) -> None:
-        """The ranks are together: from here on the deadline is `Config.timeout_ms`."""
-        self._steady()
+        """The ranks are together: from here on the deadline is `Config.timeout_ms`, except within
+        `patience()`."""
+        if self._patient:
+            return
+        self._settled, self._first_call = True, None
+        self._slabs.set_deadline(self._config.timeout_ms)
 
     def prove(self) -> None:
         """From here on the deadline is that of the live checks, `Config.proof_ms`."""
@@ -353,11 +357,11 @@ class NativePath:
                 return records, death
             time.sleep(0.001)
 
-    def _settle(self) -> None:
+    def _settle_behind_a_call(self) -> None:
         """Once an eager call has ended, the ranks are together."""
         self._calls += 1
         if self.limits.target == "host":
-            self._steady()
+            self.settle()
             return
         if torch.cuda.is_current_stream_capturing():
             return
@@ -367,13 +371,7 @@ class NativePath:
             first.record(torch.cuda.current_stream(self._device))
             self._first_call = first
         elif first.query():
-            self._steady()
-
-    def _steady(self) -> None:
-        if self._patient:
-            return
-        self._settled, self._first_call = True, None
-        self._slabs.set_deadline(self._config.timeout_ms)
+            self.settle()
 
     def _drain(self) -> None:
         """Ours have been told to end. Others' work has half of the time that the peers wait.

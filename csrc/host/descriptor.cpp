@@ -10,6 +10,18 @@
 #include <cerrno>
 
 namespace pyallreduce::host {
+namespace {
+
+// Signal 0 is sent to nobody, and only to what is a pidfd.
+bool is_pidfd(int fd) {
+#ifdef SYS_pidfd_send_signal
+  return fd >= 0 && (::syscall(SYS_pidfd_send_signal, fd, 0, nullptr, 0) == 0 || errno != EBADF);
+#else
+  return fd >= 0;
+#endif
+}
+
+}  // namespace
 
 int above_standard(int fd) {
   if (fd < 0 || fd > STDERR_FILENO) return fd;
@@ -26,15 +38,6 @@ int open_pidfd(int64_t pid) {
 #else
   (void)pid;
   return -1;
-#endif
-}
-
-// Signal 0 is sent to nobody, and only to what is a pidfd.
-bool is_pidfd(int fd) {
-#ifdef SYS_pidfd_send_signal
-  return fd >= 0 && (::syscall(SYS_pidfd_send_signal, fd, 0, nullptr, 0) == 0 || errno != EBADF);
-#else
-  return fd >= 0;
 #endif
 }
 

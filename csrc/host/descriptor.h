@@ -12,11 +12,10 @@ int above_standard(int fd);
 
 // Of a process; -1 where the system has none.
 int open_pidfd(int64_t pid);
-// Whether this still is a pidfd: another part of the program may have closed every descriptor that
-// it does not know, and the number may have been given away since.
-bool is_pidfd(int fd);
-// Whether the process has ended; false if this can't be told any more.
+// Whether the process has ended; false if this can't be told any more: another part of the program
+// may have closed every descriptor that it does not know, and the number may be another file's now.
 bool has_ended(int pidfd);
+// Leaves such a file open.
 void close_pidfd(int pidfd);
 
 }  // namespace pyallreduce::host

@@ -12,7 +12,6 @@
 #include "protocol/two_shot.h"
 
 namespace pyallreduce::host {
-
 namespace {
 
 // Ends with all of them ended, also where not all could be started.

@@ -21,6 +21,7 @@ from typing import Any
 from pyallreduce.integrations.adapter import (
     SlotAdapter,
     check_all,
+    check_behind_the_gpu,
     open_slot,
     settle_all,
     start_step,
@@ -98,14 +99,12 @@ def _start(*_args: Any, **_kwargs: Any) -> None:
 
 def _check(_scheduler: Any, _batch: Any, result: Any, *_args: Any, **_kwargs: Any) -> None:
     """A batch's tokens are about to be read: first wait for them, then ask every rank's record."""
-    import torch
-
     done = getattr(result, "copy_done", None)
-    if done is not None:
+    if done is None:
+        check_behind_the_gpu()
+    else:
         done.synchronize()
-    elif torch.cuda.is_available():
-        torch.cuda.current_stream().synchronize()
-    check_all()
+        check_all()
     settle_all()
 
 

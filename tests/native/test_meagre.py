@@ -49,7 +49,11 @@ def said(code: str, meagre: Path) -> str:
     environment = {**os.environ, "LD_PRELOAD": str(meagre), "MEAGRE_THREADS": "1"}
     ran = subprocess.run(
         [sys.executable, "-c", code],
-        **{"capture_output": True, "text": True, "env": environment, "timeout": 60, "check": False},
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=60,
+        check=False,
     )
     assert ran.returncode == 0, ran.stderr
     return ran.stdout.strip()

@@ -63,6 +63,11 @@ os.read(born, 1)
 _C.arm_record(own, 1, 60000, 5000)
 watchdog = _C.Watchdog(0, own)
 """
+# Rank 1 dies, and rank 0's watchdog hears of it.
+_DIES = """os.kill(child, signal.SIGKILL)
+deadline = time.monotonic() + 10
+while watchdog.ended()[0] < 0 and time.monotonic() < deadline:
+    time.sleep(0.01)"""
 # Standard error is a pipe that is full; the rank's record gets a notice, and its peer dies.
 _FULL = f"""{_PEER}
 watchdog.watch(1, child, page)
@@ -80,10 +85,7 @@ own.write(NOTICE + 4, struct.pack("<III", 1, 2, 5000))
 own.write(NOTICE, struct.pack("<I", 1))
 time.sleep(0.1)
 before = watchdog.ended()
-os.kill(child, signal.SIGKILL)
-deadline = time.monotonic() + 10
-while watchdog.ended()[0] < 0 and time.monotonic() < deadline:
-    time.sleep(0.01)
+{_DIES}
 os.set_blocking(there, False)
 got = b""
 while got.count(b"SIGKILL") == 0 and time.monotonic() < deadline:
@@ -135,10 +137,7 @@ if how == "closed":
     os.close(number)
 time.sleep(0.5)
 alive = watchdog.ended()
-os.kill(child, signal.SIGKILL)
-deadline = time.monotonic() + 10
-while watchdog.ended()[0] < 0 and time.monotonic() < deadline:
-    time.sleep(0.01)
+{_DIES}
 dead = watchdog.ended()
 watchdog.close()
 os.waitpid(child, 0)
@@ -152,7 +151,10 @@ print(alive[0], dead[0], kept)
 def test_who_closes_descriptors_that_are_not_its_own_kills_no_peer(how: str) -> None:
     ran = subprocess.run(
         [sys.executable, "-c", f"how = {how!r}\n{_LOST}"],
-        **{"capture_output": True, "text": True, "timeout": 50, "check": False},
+        capture_output=True,
+        text=True,
+        timeout=50,
+        check=False,
     )
     if ran.stdout.strip() == "no pidfd":
         pytest.skip("this system has no pidfd")
