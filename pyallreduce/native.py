@@ -392,6 +392,7 @@ class NativePath:
         """
         if self.limits.target == "host":
             return True
+        self._waits = False
         waiting = threading.Thread(target=self._wait_idle, name="pyallreduce-idle", daemon=True)
         try:
             waiting.start()

@@ -73,7 +73,7 @@ def test_a_cause_that_never_comes_is_not_waited_for_long() -> None:
 def idle(path: Any, *answers: Exception | None) -> bool:
     """Whether a device is called idle whose synchronisation answers so; each is asked for once."""
     path.limits = SimpleNamespace(target="cuda")
-    path._device, path._waits = 0, False
+    path._device, path._waits = 0, True  # a thread of before
     with mock.patch.object(torch.cuda, "synchronize", side_effect=answers) as asked:
         found = path._idle(5.0)
     assert asked.call_count == len(answers)
