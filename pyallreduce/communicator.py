@@ -334,6 +334,15 @@ class Communicator:
         """What the slab's memory is used for, in bytes; empty without the native path."""
         return [] if self._native is None else self._native.memory()
 
+    def leave(self) -> None:
+        """Make no more calls: peers that wait for this rank end at once, and name it.
+
+        For a process that must end and can't say for how long its GPU is still at work; `close()`
+        does this too, behind that work.
+        """
+        if self._native is not None and not self.closed:
+            self._native.leave()
+
     def close(self) -> None:
         """Let go of the slabs; safe to call twice. Waits for this device's work first, no longer
         than a call may take: what then still runs keeps the slabs until it ends."""

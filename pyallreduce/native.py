@@ -279,6 +279,10 @@ class NativePath:
         with contextlib.suppress(RuntimeError):  # the context is gone: nothing will be replayed
             self._slabs.stop(Stop.HOST)
 
+    def leave(self) -> None:
+        """Let the peers hear that this rank makes no more calls."""
+        self._slabs.leave()
+
     def close(self) -> None:
         """Let go of all shared memory, behind the device's work.
 

@@ -24,6 +24,7 @@ __all__ = [
     "SlotAdapter",
     "check_all",
     "check_behind_the_gpu",
+    "leave_all",
     "open_slot",
     "settle_all",
     "start_step",
@@ -119,6 +120,10 @@ class SlotAdapter:
         """Raise what went wrong on any rank; call it behind the synchronisation of a step."""
         self.communicator.check()
 
+    def leave(self) -> None:
+        """This process is about to end: who waits for it hears so at once."""
+        self.communicator.leave()
+
     def close(self) -> None:
         """Let go of the shared memory; safe to call twice."""
         _open.discard(self)
@@ -185,6 +190,12 @@ def settle_all() -> None:
     """The engine has warmed up."""
     for adapter in tuple(_open):
         adapter.settle()
+
+
+def leave_all() -> None:
+    """This process is about to end."""
+    for adapter in tuple(_open):
+        adapter.leave()
 
 
 def check_behind_the_gpu() -> None:

@@ -13,7 +13,8 @@ communicator. The worker that answers reads the records of all of its tensor-par
 With pipeline parallelism a stage hands its output to the next one, whose worker answers and has
 other records: a stage reads its own before it hands over, behind its GPU.
 
-An error there becomes the worker's answer, which ends the request and the engine.
+An error there becomes the worker's answer, which ends the request and the engine; that of a worker
+whose answer nobody waits for ends this worker (`vllm_errors`).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pyallreduce.errors import PyallreduceError
-from pyallreduce.integrations import adapter
+from pyallreduce.integrations import adapter, vllm_errors
 
 __all__ = ["guard"]
 
@@ -40,8 +41,10 @@ def guard() -> None:
     """Wrap what this process runs of vLLM's workers; safe to call again."""
     for worker in _with_subclasses(_loaded(*_WORKER)):
         _replace(worker, "execute_model", _step)
-        _replace(worker, "sample_tokens", _result)
+        _replace(worker, "sample_tokens", _sample)
+        _replace(worker, "determine_available_memory", _profile)
         _replace(worker, "compile_or_warm_up_model", _warm_up)
+        _replace(worker, "execute_dummy_batch", _dummy)
     # Ray's workers go round the methods above.
     _replace(_loaded(*_RAY), "execute_model_ray", _step)
     _replace(_loaded(*_PROCESS), "enqueue_output", _answer)
@@ -50,31 +53,65 @@ def guard() -> None:
 
 
 def _step(original: Callable[..., Any]) -> Callable[..., Any]:
+    sampled = _sample(original)
+
     @functools.wraps(original)
     def execute(*args: Any, **kwargs: Any) -> Any:
         adapter.start_step()
-        return _checked(original(*args, **kwargs))
+        return sampled(*args, **kwargs)
 
     return execute
 
 
-def _result(original: Callable[..., Any]) -> Callable[..., Any]:
+def _sample(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def sample(*args: Any, **kwargs: Any) -> Any:
-        return _checked(original(*args, **kwargs))
+    def sample(worker: Any, *args: Any, **kwargs: Any) -> Any:
+        with vllm_errors.heard(worker, step=True):
+            return _checked(original(worker, *args, **kwargs))
 
     return sample
 
 
+def _result(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def arrive(*args: Any, **kwargs: Any) -> Any:
+        return _checked(original(*args, **kwargs))
+
+    return arrive
+
+
+def _profile(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def profile(worker: Any, *args: Any, **kwargs: Any) -> Any:
+        with vllm_errors.heard(worker, step=False):
+            result = original(worker, *args, **kwargs)
+            adapter.check_behind_the_gpu()  # a server whose start was aborted is not ready
+        return result
+
+    return profile
+
+
 def _warm_up(original: Callable[..., Any]) -> Callable[..., Any]:
+    profiled = _profile(original)
+
     @functools.wraps(original)
     def warm_up(*args: Any, **kwargs: Any) -> Any:
-        result = original(*args, **kwargs)
-        adapter.check_behind_the_gpu()  # a server whose warm-up was aborted is not ready
+        result = profiled(*args, **kwargs)
         adapter.settle_all()
         return result
 
     return warm_up
+
+
+def _dummy(original: Callable[..., Any]) -> Callable[..., Any]:
+    """Of data parallelism: a forward pass whose result nobody reads."""
+
+    @functools.wraps(original)
+    def execute(worker: Any, *args: Any, **kwargs: Any) -> Any:
+        with vllm_errors.heard(worker, step=True):
+            return original(worker, *args, **kwargs)
+
+    return execute
 
 
 def _hand_over(original: Callable[..., Any]) -> Callable[..., Any]:

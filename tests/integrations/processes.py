@@ -26,6 +26,19 @@ def register():
         Slabs.open(slabs, *arguments)
     Slabs.open = open_
 """
+# And: rank 1 raises in its next all-reduce once the file named in FAULT_FILE is there.
+RAISES = """
+def register():
+    import os
+    from pathlib import Path
+    from pyallreduce.integrations.adapter import SlotAdapter
+    sound = SlotAdapter.all_reduce
+    def all_reduce(slot, *arguments, **options):
+        if slot.communicator.rank == 1 and Path(os.environ["FAULT_FILE"]).exists():
+            raise MemoryError("planted")
+        return sound(slot, *arguments, **options)
+    SlotAdapter.all_reduce = all_reduce
+"""
 
 
 def tiny_model(folder: Path, **changes: Any) -> Path:

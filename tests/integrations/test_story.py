@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from engines import Release, release
-from processes import LOST, second_plugin
+from processes import LOST, RAISES, second_plugin
 from server import FAILED, Server, chat_model, kill, serving
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
@@ -32,6 +32,9 @@ ENDED = (
     r"AllReduceAborted: PEER_DIED: .*rank 1 \(process {pid}\) died .*"
     r"Rank 0 waited in call [0-9]+: [0-9]+ bytes of bfloat16"
 )
+# What a worker says that vLLM does not hear, and what the other one's answer is.
+UNHEARD = r"pyallreduce ends this worker \(rank 1\): .* MemoryError: planted"
+LEFT = r"AllReduceAborted: rank 0 waited for rank 1 \(\w+\), which has closed its communicator"
 CYCLES = int(os.environ.get("TEST_STORY_CYCLES", "2"))
 ARGUMENTS = ("--enforce-eager",)
 
@@ -97,6 +100,44 @@ def test_a_worker_killed_in_a_request_ends_it_with_a_named_error(
         assert re.search(line.format(pid=pid), text), text[-4000:]
 
 
+def test_an_error_of_a_worker_that_vllm_does_not_hear_ends_the_request(
+    vllm: Release, model: Path, tmp_path: Path
+) -> None:
+    """vLLM takes a step's answer from rank 0, which waits for rank 1."""
+    environment = _raising(vllm, tmp_path)
+    with serving(model, environment, tmp_path / "log", ARGUMENTS) as server:
+        server.chat()
+        (tmp_path / "raise").touch()
+        ended: list[tuple[float, Exception | None]] = []
+        begin = time.monotonic()
+        _request(server, ended)
+        ((when, error),) = ended
+        assert error is not None, "the request was answered"
+        assert when - begin < 20  # rank 0 would wait for 60 s
+        server.gone()
+        text = server.text()
+    for line in (UNHEARD, LEFT):
+        assert re.search(line, text), text[-4000:]
+
+
+def test_an_error_of_one_worker_in_the_warm_up_ends_the_start(
+    vllm: Release, model: Path, tmp_path: Path
+) -> None:
+    """Where a wait may last for ten minutes, and vLLM sets no deadline."""
+    environment = _raising(vllm, tmp_path)
+    (tmp_path / "raise").touch()
+    begin = time.monotonic()
+    with (
+        pytest.raises(AssertionError, match="the server ended with"),
+        serving(model, environment, tmp_path / "log", ()),
+    ):
+        pass
+    print(f"the start ended after {time.monotonic() - begin:.0f} s")
+    text = (tmp_path / "log").read_text(errors="replace")
+    for line in (UNHEARD, LEFT):
+        assert re.search(line, text), text[-4000:]
+
+
 def test_an_edge_that_drops_writes_is_told_and_the_server_answers(
     vllm: Release, model: Path, answers: list[str], tmp_path: Path
 ) -> None:
@@ -113,6 +154,13 @@ def test_an_edge_that_drops_writes_is_told_and_the_server_answers(
     assert "Boot with iommu=pt" in told[0], "the remedy is missing"
     assert "rank 1 to rank 0" in told[0]
     assert answer == (answers or [answer])[0]
+
+
+def _raising(vllm: Release, folder: Path) -> dict[str, str]:
+    """For a server whose rank 1 raises once there is a file `raise` in `folder`."""
+    environment = vllm.environment(folder / "cache", FAULT_FILE=str(folder / "raise"))
+    environment["PYTHONPATH"] += os.pathsep + second_plugin(folder / "fault", RAISES)
+    return environment
 
 
 def _wait_for(line: str, server: Server, begin: int, seconds: float = 30) -> None:

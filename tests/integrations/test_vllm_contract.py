@@ -28,6 +28,17 @@ def test_the_source_keeps_the_contract(version: str) -> None:
     assert problems(VLLM_CPU, version, found.package) == []
 
 
+@pytest.mark.parametrize("version", VERSIONS)
+def test_a_steps_answer_comes_from_the_rank_that_we_take_for_it(version: str) -> None:
+    source = (release(version).package / "v1/executor/multiproc_executor.py").read_text("utf-8")
+    body = source.split("def _get_output_rank(self) -> int:")[1].split("\n    def ")[0]
+    code = [line.strip() for line in body.splitlines() if line.strip()[:1] not in ("", "#")]
+    assert "".join(code).startswith(
+        "return (self.world_size- self.parallel_config.tensor_parallel_size"
+        "* self.parallel_config.prefill_context_parallel_size)"
+    )
+
+
 @pytest.fixture(scope="class", params=VERSIONS)
 def ranks(request: pytest.FixtureRequest) -> Iterator[list[Any]]:
     """What each of two ranks saw with this release on its path."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import gc
 import sys
+import threading
 import types
 import weakref
 from collections.abc import Iterator
@@ -14,7 +15,7 @@ from typing import Any
 import pytest
 
 from pyallreduce.errors import AllReduceAborted
-from pyallreduce.integrations import adapter, vllm_steps
+from pyallreduce.integrations import adapter, vllm_errors, vllm_steps
 
 ABORTED = "rank 0 waited 60.0 s for rank 1"
 
@@ -23,11 +24,14 @@ class Slot:
     """In place of an adapter: an abort is found at the `fails`-th check."""
 
     def __init__(self) -> None:
-        self.steps = self.checks = self.settled = 0
+        self.steps = self.checks = self.settled = self.left = 0
         self.fails = 0
 
     def start_step(self) -> None:
         self.steps += 1
+
+    def leave(self) -> None:
+        self.left += 1
 
     def settle(self) -> None:
         self.settled += 1
@@ -59,10 +63,26 @@ class Other(Later):
 
 
 class Worker:
+    """`raises` is what a step, or a part of the start-up, ends in."""
+
+    rank = 0
+    raises: Exception | None = None
+    parallel_config = types.SimpleNamespace(
+        distributed_executor_backend="mp",
+        world_size=2,
+        tensor_parallel_size=2,
+        prefill_context_parallel_size=1,
+    )
+
     def __init__(self, slot: Slot) -> None:
         self.slot = slot
 
+    def run(self) -> None:
+        if self.raises is not None:
+            raise self.raises
+
     def execute_model(self, what: str) -> Any:
+        self.run()
         alone = types.SimpleNamespace(get_output=lambda: "its own tokens")
         return {
             "none": None,
@@ -77,7 +97,18 @@ class Worker:
         return self.execute_model(what)
 
     def compile_or_warm_up_model(self) -> int:
+        self.execute_model("none")  # as some of vLLM's releases do
         return 7
+
+    def determine_available_memory(self) -> int:
+        self.run()
+        return 9
+
+    def execute_dummy_batch(self) -> None:
+        self.run()
+
+    def add_lora(self) -> None:
+        self.run()
 
 
 class CpuWorker(Worker):
@@ -214,3 +245,69 @@ def test_a_server_whose_warm_up_was_aborted_is_not_ready(slot: Slot) -> None:
     slot.fails = 1
     with pytest.raises(AllReduceAborted):
         Worker(slot).compile_or_warm_up_model()
+
+
+# What all ranks do together, and whose answer vLLM waits for: of four ranks in two stages of two.
+TOGETHER = {
+    "execute_model": 2,
+    "sample_tokens": 2,
+    "execute_dummy_batch": 2,
+    "determine_available_memory": 0,
+    "compile_or_warm_up_model": 0,
+}
+
+
+def act(worker: Worker, method: str) -> Any:
+    steps = ("execute_model", "sample_tokens")
+    return getattr(worker, method)(*(["none"] if method in steps else []))
+
+
+@pytest.mark.parametrize("rank", range(4))
+@pytest.mark.parametrize("method", TOGETHER)
+def test_a_worker_whose_error_nobody_hears_ends(
+    slot: Slot, method: str, rank: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_errors, "_GRACE_S", 0)
+    monkeypatch.setattr(Worker.parallel_config, "world_size", 4)
+    forced: list[float] = []
+    timer = types.SimpleNamespace(start=lambda: None)
+    monkeypatch.setattr(threading, "Timer", lambda s, *_: forced.append(s) or timer)
+    worker = Worker(slot)
+    worker.rank, worker.raises = rank, MemoryError("planted")
+    heard = TOGETHER[method] == rank
+    with pytest.raises(MemoryError if heard else SystemExit, match="planted") as ended:
+        act(worker, method)
+    if not heard:
+        assert f"ends this worker (rank {rank})" in str(ended.value.code)
+    assert slot.left == (0 if heard else 1), "peers are told at once, by who ends alone"
+    assert len(forced) == (0 if heard else 1), "nothing may keep it from ending"
+    worker.raises = None
+    act(worker, method)
+
+
+def test_only_what_all_ranks_do_together_ends_a_worker(slot: Slot) -> None:
+    """An adapter that is not there, say: all ranks answer, and the engine goes on."""
+    worker = Worker(slot)
+    worker.rank, worker.raises = 1, ValueError("no such adapter")
+    with pytest.raises(ValueError, match="no such adapter"):
+        worker.add_lora()
+    assert slot.left == 0
+
+
+@pytest.mark.parametrize("backend", ["ray", "external_launcher", "uni", None])
+def test_other_executors_are_left_to_themselves(
+    slot: Slot, backend: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Worker.parallel_config, "distributed_executor_backend", backend)
+    worker = Worker(slot)
+    worker.rank, worker.raises = 1, MemoryError("planted")
+    with pytest.raises(MemoryError):
+        worker.execute_model("now")
+    assert slot.left == 0
+
+
+def test_a_server_whose_profiling_was_aborted_is_not_ready(slot: Slot) -> None:
+    slot.fails = 1
+    with pytest.raises(AllReduceAborted):
+        Worker(slot).determine_available_memory()
+    assert slot.settled == 0

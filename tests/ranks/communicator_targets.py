@@ -191,6 +191,21 @@ def slot(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
         return {"patient": patient, "settled": settled, **found}
 
 
+def left(context: Context, _options: dict[str, Any]) -> list[Any]:
+    """Rank 1 leaves while rank 0 waits for it, and closes later."""
+    with communicator(context) as comm:
+        since = time.monotonic()
+        if context.rank == 1:
+            time.sleep(0.3)
+            comm.leave()
+            comm.leave()
+            dist.barrier()
+            return []
+        found = outcome(lambda: comm.all_reduce(torch.ones(64)))
+        dist.barrier()
+        return [*found, time.monotonic() - since]
+
+
 def away(context: Context, _options: dict[str, Any]) -> list[list[Any]]:
     """Rank 1 does not come to an exchange: what the others say of it, and once more."""
     exchange = Exchange(None, 1000)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +87,13 @@ def test_a_slot_keeps_strides_and_has_the_usual_deadline_once_settled() -> None:
         assert seen["whole"] == seen["turned"] == seen["in part"] == [True, True]
         assert seen["patient"] == [200_000], "ten times the usual"
         assert seen["settled"] == [200_000, 20_000], "also before the first call"
+
+
+def test_a_rank_that_leaves_is_named_at_once() -> None:
+    error, text, seconds = run("left", 2)[0]
+    assert error == "AllReduceAborted"
+    assert re.search(r"rank 0 waited for rank 1 \(\w+\), which has closed its communicator", text)
+    assert 0.2 < seconds < 0.8
 
 
 @pytest.mark.parametrize("lazy", ["0", "1"])

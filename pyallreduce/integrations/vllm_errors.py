@@ -1,0 +1,77 @@
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""A worker whose error vLLM does not hear ends, so that nobody waits for it.
+
+vLLM's executor takes a step's answer from one worker, and those of the warm-up in the order of the
+ranks. Another worker's error stays in its log: the rest wait for it in the next collective, in
+NCCL for minutes or without end. A process that ends is heard: vLLM then ends the engine.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+from pyallreduce.integrations import adapter
+
+__all__ = ["heard"]
+
+logger = logging.getLogger("vllm.pyallreduce")
+
+# Where all ranks fail alike, vLLM hears in this time of an error that says more than a lost worker.
+_GRACE_S = 1.0
+# vLLM's own cleaning up may wait for collectives that never end.
+_LONGEST_S = 10.0
+_within: list[None] = []  # one for each `heard()` that this process is within
+
+
+@contextmanager
+def heard(worker: Any, *, step: bool) -> Iterator[None]:
+    """Around what all workers do together, a step or a part of the start-up.
+
+    Raises:
+        SystemExit: an exception was raised within, and vLLM waits for another worker's answer.
+    """
+    _within.append(None)
+    try:
+        yield
+    except Exception as error:
+        # A warm-up may make steps: whose answer is waited for is known to the outermost alone.
+        if len(_within) > 1 or _answers(worker, step=step):
+            raise
+        _end(worker.rank, error)
+    finally:
+        _within.pop()
+
+
+def _answers(worker: Any, *, step: bool) -> bool:
+    """Whether the executor hears this worker's errors, whatever becomes of the others.
+
+    That of one process a worker ("mp") takes a step's answer from the first rank of the last
+    pipeline stage: `MultiprocExecutor._get_output_rank`, alike in vLLM 0.20 to 0.32. Under another
+    executor an error goes its way.
+    """
+    parallel = getattr(worker, "parallel_config", None)
+    if parallel is None or parallel.distributed_executor_backend != "mp":
+        return True
+    stage = parallel.tensor_parallel_size * parallel.prefill_context_parallel_size
+    return bool(worker.rank == (parallel.world_size - stage if step else 0))
+
+
+def _end(rank: int, error: Exception) -> NoReturn:
+    message = (
+        f"pyallreduce ends this worker (rank {rank}): vLLM hears the errors of another rank alone, "
+        f"and all would wait for this one. {type(error).__name__}: {error}"
+    )
+    logger.error("%s", message, exc_info=error)
+    adapter.leave_all()
+    time.sleep(_GRACE_S)
+    by_force = threading.Timer(_LONGEST_S, os._exit, (1,))
+    by_force.daemon = True
+    by_force.start()
+    raise SystemExit(message) from error
