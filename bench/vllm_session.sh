@@ -9,7 +9,7 @@
 #   OUT=out bench/vllm_session.sh b     # .bundle/b, .wheels: the rest; the story, then ours beside stock and NCCL
 #
 # $STEPS chooses of b's steps: story (down by Ctrl-C), kill (by SIGKILL of a worker), graphs (with expandable_segments),
-# lost (an edge drops writes: NCCL in the same start), compare (with $VLLM, such as VLLM='--layers 80 --backends stock ours'),
+# lost (an edge drops writes: NCCL in the same start), raises (an error of a worker that vLLM does not hear), compare (with $VLLM, such as VLLM='--layers 80 --backends stock ours'),
 # sleep (ours alone, through vLLM's sleep mode).
 # $LIMIT is the seconds that they have together, 565 by default. Every step has a deadline, and what it leaves running is ended.
 set -uo pipefail
@@ -61,6 +61,7 @@ part_b() {
         ;;
       graphs) step story-graphs $((limit - SECONDS)) "${cycle[@]}" --mode graphs --expandable ;;
       lost) step story-lost $((limit - SECONDS)) "${cycle[@]}" --lost ;;
+      raises) step story-raises $((limit - SECONDS)) "${cycle[@]}" --raises ;;
       # shellcheck disable=SC2086
       compare) step vllm $((limit - SECONDS)) python3 bench/vllm_gpu.py --deadline 120 ${VLLM:---layers 32} ;;
       sleep) step sleep $((limit - SECONDS)) python3 bench/vllm_gpu.py --deadline 160 --backends ours --sleep ;;

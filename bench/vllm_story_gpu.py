@@ -6,6 +6,7 @@
     python3 bench/vllm_story_gpu.py --cycles 4 --json $OUT/story.json
     python3 bench/vllm_story_gpu.py --cycles 4 --mode graphs --expandable --json $OUT/graphs.json
     python3 bench/vllm_story_gpu.py --cycles 1 --lost    # the fallback: NCCL, in the same start
+    python3 bench/vllm_story_gpu.py --cycles 1 --raises  # rank 1 raises, which vLLM does not hear
     python3 bench/vllm_story_gpu.py --cycles 1 --first 1 --expect $OUT/story.json
 
 Each cycle goes down another way: by Ctrl-C, then by the SIGKILL of one worker, in turn. A start
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -29,8 +31,8 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 sys.path.insert(0, str(HERE.parent / "tests" / "integrations"))
-from processes import LOST, second_plugin  # noqa: E402
-from server import chat_model, kill, serving  # noqa: E402
+from processes import LOST, RAISES, second_plugin  # noqa: E402
+from server import FAILED, Server, chat_model, kill, serving  # noqa: E402
 from vllm_gpu import SETTINGS  # noqa: E402
 
 MODES = {
@@ -41,6 +43,8 @@ MODES = {
     ),
     "compiled": (),
 }
+# Who carries all-reduces, and how a worker ended.
+TOLD = re.compile(r"the all-reduces|pyallreduce ends this worker|AllReduceAborted: rank|died unexp")
 # Said in bytes, so that servers may start beside each other on the same GPUs.
 MEMORY = ("--gpu-memory-utilization", "0.3", "--kv-cache-memory-bytes", str(1 << 30))
 
@@ -51,13 +55,8 @@ def cycle(number: int, model: Path, environment: dict[str, str], mode: str, log:
         begin = time.monotonic()
         answer = server.chat(tokens=32)
         first = time.monotonic() - begin
-        if number % 2 == 0:
-            down, seconds = "Ctrl-C", server.stop()
-        else:
-            down = f"SIGKILL of worker {number // 2 % 2}"
-            kill(server.workers()[number // 2 % 2])
-            seconds = server.gone()
-        told = [line for line in server.text().splitlines() if "the all-reduces" in line]
+        down, seconds = end(server, number, environment.get("FAULT_FILE"))
+        told = [line for line in server.text().splitlines() if TOLD.search(line)]
     return {
         "cycle": number,
         "up_s": round(server.seconds, 1),
@@ -65,8 +64,31 @@ def cycle(number: int, model: Path, environment: dict[str, str], mode: str, log:
         "down": down,
         "gone_s": round(seconds, 1),
         "answer": answer,
-        "told": told[:2],
+        "told": told[:4],
     }
+
+
+def end(server: Server, number: int, fault: str | None) -> tuple[str, float]:
+    """How a server goes down, and the seconds until nothing of it is left.
+
+    With a file for `fault` rank 1 raises in the next request's first call.
+
+    Raises:
+        AssertionError: the request was answered all the same.
+    """
+    if fault:
+        Path(fault).touch()
+        begin = time.monotonic()
+        try:
+            server.chat(deadline_s=120)
+        except FAILED:
+            ended = time.monotonic() - begin
+            return f"an error of rank 1: the request ended {ended:.1f} s later", server.gone()
+        raise AssertionError("the request was answered")
+    if number % 2 == 0:
+        return "Ctrl-C", server.stop()
+    kill(server.workers()[number // 2 % 2])
+    return f"SIGKILL of worker {number // 2 % 2}", server.gone()
 
 
 def expected(file: Path | None) -> str | None:
@@ -102,6 +124,7 @@ def main() -> int:
     parser.add_argument("--expandable", action="store_true", help="expandable_segments:True")
     parser.add_argument("--stock", action="store_true", help="vLLM without the plugin")
     parser.add_argument("--lost", action="store_true", help="rank 1 finds its writes lost")
+    parser.add_argument("--raises", action="store_true", help="rank 1 raises in a request")
     parser.add_argument("--budget", type=float, default=560, help="seconds for all")
     parser.add_argument("--longest", type=float, default=140, help="seconds that a cycle may need")
     parser.add_argument("--expect", type=Path, help="an earlier result file, with the same answer")
@@ -120,8 +143,10 @@ def main() -> int:
     begin, records, failed = time.monotonic(), [], False
     with tempfile.TemporaryDirectory() as work:
         model = chat_model(Path(work) / "model", num_hidden_layers=4)
-        if options.lost:
-            fault = second_plugin(Path(work) / "fault", LOST)
+        if options.raises:
+            environment["FAULT_FILE"] = str(Path(work) / "raise")
+        if options.lost or options.raises:
+            fault = second_plugin(Path(work) / "fault", LOST if options.lost else RAISES)
             environment["PYTHONPATH"] = f"{environment.get('PYTHONPATH', '')}{os.pathsep}{fault}"
         for number in range(options.first, options.first + options.cycles):
             if time.monotonic() - begin > options.budget - options.longest:
