@@ -11,10 +11,8 @@ namespace {
 constexpr uint64_t kVector = sizeof(Words);
 constexpr uint64_t kPage = 4096;
 constexpr uint32_t kTileUnit = 8;  // vectors: whole 128-byte lines
-// One-shot's part of the slab: what it is used for in one launch (4 MiB among two ranks), in each
-// slot, and a quarter at most.
-constexpr uint64_t kOneShotBytes = uint64_t{kSlots} * (4 << 20);
-constexpr uint64_t kOneShotShare = 4;
+// One-shot's part of the slab is a third at most.
+constexpr uint64_t kOneShotShare = 3;
 // How far apart the slabs of neighbouring ranks begin, and how much of a slab all that may take.
 constexpr uint64_t kApart = 1056 << 10;
 constexpr uint64_t kApartShare = 4;
@@ -25,6 +23,12 @@ uint64_t round_up(uint64_t value, uint64_t unit) { return (value + unit - 1) / u
 uint64_t apart_for(uint32_t world, uint64_t slab_bytes) {
   const bool fits = (world - 1) * kApart <= slab_bytes / kApartShare;
   return world > 2 && fits ? kApart : 0;
+}
+
+// What one-shot is used for in one launch, in each slot. Among two ranks that is 6 MiB in 86 blocks,
+// and all 128 have room for as much each; among more it is less than this.
+uint64_t one_shot_bytes_for(uint32_t world) {
+  return uint64_t{kSlots} * (world == 2 ? 9 << 20 : 4 << 20);
 }
 
 uint32_t tile_for(uint64_t bytes, uint64_t mailboxes) {
@@ -52,7 +56,7 @@ Layout make_layout(uint32_t world, uint64_t slab_bytes) {
   const uint64_t mailboxes = uint64_t{kMaxBlocks} * kSlots * (world - 1);
   const uint64_t before = layout.one_shot + room_apart(layout);
   const uint64_t left = slab_bytes > before ? slab_bytes - before : 0;
-  layout.one_shot_tile = tile_for(std::min(kOneShotBytes, left / kOneShotShare), mailboxes);
+  layout.one_shot_tile = tile_for(std::min(one_shot_bytes_for(world), left / kOneShotShare), mailboxes);
   const uint64_t one_shot_bytes = mailboxes * layout.one_shot_tile * kVector;
   layout.two_shot = layout.one_shot + one_shot_bytes;
   layout.two_shot_tile = tile_for(left - one_shot_bytes, mailboxes * kShots);

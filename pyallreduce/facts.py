@@ -14,7 +14,7 @@ __all__ = ["MAX_LINKS", "PROTOCOL_VERSION", "Facts", "Link", "Module", "Target",
 
 # Raised with every change of the slab's layout or of what the kernels say to each other:
 # csrc/protocol/slab.h.
-PROTOCOL_VERSION = 7
+PROTOCOL_VERSION = 8
 # The most links that Facts carry: the other GPUs of the largest machine, with room.
 MAX_LINKS = 16
 

@@ -22,11 +22,13 @@ __all__ = [
     "TWO_SHOT",
     "Limits",
     "Plan",
+    "full_grid",
     "left_to_nccl",
     "max_lanes",
     "plan_for",
     "table_for",
     "table_lines",
+    "widest_grid",
 ]
 
 ONE_SHOT, TWO_SHOT = 1, 2  # csrc/protocol/call.h, enum Algorithm
@@ -96,7 +98,20 @@ def plan_for(nbytes: int, limits: Limits, algorithm: AlgorithmName = "auto") -> 
     most = min(entry.blocks or limits.blocks, limits.blocks)
     widest = max_lanes(limits.world)
     lanes = min(entry.lanes, widest) or _lanes(vectors, most, widest)
-    return Plan(code, min(-(-vectors // lanes), most), lanes)
+    grid = full_grid if code == ONE_SHOT else widest_grid
+    return Plan(code, grid(vectors, lanes, most), lanes)
+
+
+def widest_grid(vectors: int, lanes: int, most: int) -> int:
+    """As many blocks as there are, at most a vector for each lane."""
+    return min(-(-vectors // lanes), most)
+
+
+def full_grid(vectors: int, lanes: int, most: int) -> int:
+    """The fewest blocks that need no more steps than `most` would: all steps are full then. A last
+    one with few lanes at work costs as much as any other (bench/NOTES.md, entry 40)."""
+    steps = -(-vectors // (most * lanes))
+    return -(-vectors // (steps * lanes))
 
 
 def table_lines(limits: Limits) -> tuple[str, ...]:

@@ -29,8 +29,9 @@ def _modelled(one_shot_limit: int) -> Table:
 
 
 GPU: dict[int, Table] = {
-    # Measured on two H200s: up to 64 KiB bench/results/sweep-h200-2-small.json, up to 4 MiB
-    # race-edges-h200-2.txt, above sweep-h200-2-laps.json and race-park-h200-2.txt.
+    # Measured on two H200s: up to 64 KiB bench/results/sweep-h200-2-small.json, up to
+    # 1 MiB race-edges-h200-2.txt, but for 640 KiB, and from 1 to 6 MiB
+    # race-shapes-h200-2.txt, above sweep-h200-2-laps.json and race-park-h200-2.txt.
     2: Table(
         (
             Entry(2 * _KIB, "one_shot", lanes=64),
@@ -39,9 +40,9 @@ GPU: dict[int, Table] = {
             Entry(128 * _KIB, "one_shot", lanes=128),
             Entry(448 * _KIB, "one_shot", lanes=256),
             Entry(512 * _KIB, "one_shot", lanes=128),
-            Entry(1280 * _KIB, "one_shot", lanes=512),
-            Entry(1536 * _KIB, "one_shot", lanes=256),
-            Entry(4 * _MIB, "one_shot"),
+            Entry(640 * _KIB, "one_shot", blocks=90, lanes=256),
+            Entry(1 * _MIB, "one_shot", lanes=512),
+            Entry(6 * _MIB, "one_shot", blocks=90, lanes=256),
             Entry(MAX_BYTES, "two_shot", lanes=512),
         )
     ),

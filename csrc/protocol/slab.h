@@ -24,7 +24,7 @@
 namespace pyallreduce {
 
 // Raised with every change of the slab's layout or of what the kernels say to each other.
-constexpr uint32_t kProtocolVersion = 7;
+constexpr uint32_t kProtocolVersion = 8;
 // Vectors of a block that lie together in a mailbox.
 constexpr uint32_t kPiece = 64;
 // Magic, nonce, rank: written by the owner, read once at start-up.

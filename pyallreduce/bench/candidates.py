@@ -19,7 +19,7 @@ from pyallreduce.bench import timing
 from pyallreduce.bench.floor import algorithm_floor_us, floor_us
 from pyallreduce.bench.options import Mode, default_calls
 from pyallreduce.check.cases import DTYPES
-from pyallreduce.policy import ALGORITHM_NAMES, Limits, Plan, max_lanes
+from pyallreduce.policy import ALGORITHM_NAMES, ONE_SHOT, Limits, Plan, full_grid, max_lanes
 from pyallreduce.worker import Context
 
 __all__ = ["LANES", "Outcome", "Race", "candidates", "measure", "run_rank", "sizes_between"]
@@ -110,7 +110,7 @@ def candidates(nbytes: int, limits: Limits) -> list[Plan]:
         for code in ALGORITHM_NAMES
         if not _hopeless(nbytes, limits.world, code)
         for width in _useful(lanes, _vectors(nbytes, limits.world, code), limits)
-        for blocks in _grids(_vectors(nbytes, limits.world, code), width, limits)
+        for blocks in _grids(_vectors(nbytes, limits.world, code), width, limits, code)
     ]
 
 
@@ -188,11 +188,15 @@ def _small(lanes: int, limits: Limits) -> bool:
     return lanes <= _SMALL and limits.target == "cuda"
 
 
-def _grids(vectors: int, lanes: int, limits: Limits) -> list[int]:
-    """From one vector a lane, or the largest grid, down to a quarter of that."""
+def _grids(vectors: int, lanes: int, limits: Limits, code: int) -> list[int]:
+    """From one vector a lane, or the largest grid, down to a quarter of that; as dispatch would
+    launch them."""
     most = min(-(-vectors // lanes), limits.blocks)
     divisors = _DIVISORS[:1] if _small(lanes, limits) else _DIVISORS
-    return sorted({max(1, round(most / divisor)) for divisor in divisors}, reverse=True)
+    grids = {max(1, round(most / divisor)) for divisor in divisors}
+    if code == ONE_SHOT and limits.target == "cuda":
+        grids = {full_grid(vectors, lanes, blocks) for blocks in grids}
+    return sorted(grids, reverse=True)
 
 
 def _hopeless(nbytes: int, world: int, code: int) -> bool:

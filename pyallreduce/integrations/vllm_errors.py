@@ -26,7 +26,7 @@ logger = logging.getLogger("vllm.pyallreduce")
 # Where all ranks fail alike, vLLM hears in this time of an error that says more than a lost worker.
 _GRACE_S = 1.0
 # vLLM's own cleaning up may wait for collectives that never end.
-_LONGEST_S = 10.0
+_LONGEST_S = 3.0
 _within: list[None] = []  # one for each `heard()` that this process is within
 
 

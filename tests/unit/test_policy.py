@@ -5,19 +5,22 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pyallreduce import _C, shipped, tuned, wire
+from pyallreduce import _C, Config, shipped, tuned, wire
+from pyallreduce.bench.candidates import candidates
 from pyallreduce.policy import (
     ALGORITHM_NAMES,
     ONE_SHOT,
     TWO_SHOT,
     Limits,
     Plan,
+    full_grid,
     left_to_nccl,
     max_lanes,
     plan_for,
@@ -124,12 +127,42 @@ def test_shipped_tables_leave_nothing_to_nccl() -> None:
 def test_shapes_of_the_table_are_kept_and_small_messages_need_fewer() -> None:
     table = Table((Entry(64 * KIB, "one_shot", 16, 96), Entry(MAX_BYTES, "two_shot", 64, 352)))
     of = Limits(2, "cuda", 128, table)
-    assert plan_for(64 * KIB, of) == Plan(ONE_SHOT, 16, 96)
+    assert plan_for(24 * KIB, of) == Plan(ONE_SHOT, 16, 96)
     assert plan_for(KIB, of) == Plan(ONE_SHOT, 1, 96)
     assert plan_for(16 * MIB, of) == Plan(TWO_SHOT, 64, 352)
     assert plan_for(16 * MIB, dataclasses.replace(of, blocks=20)) == Plan(TWO_SHOT, 20, 352)
     # A forced algorithm that the table does not name for this size takes the rule's shape.
     assert plan_for(16 * MIB, of, "one_shot") == Plan(ONE_SHOT, 128, 512)
+
+
+@given(st.integers(1, 1 << 24), st.integers(1, 16), st.integers(1, 128))
+def test_all_steps_of_a_full_grid_are_full(vectors: int, warps: int, most: int) -> None:
+    """No more steps than the most blocks would need, and no block that could be spared."""
+    lanes = 32 * warps
+    blocks = full_grid(vectors, lanes, most)
+    steps = math.ceil(vectors / (most * lanes))
+    assert 1 <= blocks <= most
+    assert math.ceil(math.ceil(vectors / blocks) / lanes) == steps
+    assert blocks == 1 or (blocks - 1) * steps * lanes < vectors
+
+
+def test_every_size_that_is_one_shots_among_two_ranks_goes_in_one_launch() -> None:
+    """By the default slab: what the table gives to one-shot has room in its mailboxes."""
+    layout = _C.Layout(2, Config().slab_bytes)
+    of = Limits(2, "cuda", 128)
+    last = max(entry.up_to for entry in shipped.GPU[2].entries if entry.algorithm == "one_shot")
+    for nbytes in range(16, last + 1, 16 * 1021):
+        plan = plan_for(nbytes, of)
+        assert nbytes <= layout.one_shot_capacity(plan.blocks), nbytes
+    assert last <= layout.one_shot_capacity(plan_for(last, of).blocks)
+
+
+def test_candidates_are_what_a_table_made_of_them_would_launch() -> None:
+    of = Limits(2, "cuda", 128)
+    for nbytes in (KIB, 64 * KIB, 640 * KIB, 2 * MIB, 3 * MIB):
+        for plan in candidates(nbytes, of):
+            table = Table((Entry(MAX_BYTES, plan.name, plan.blocks, plan.lanes),), "tuned")
+            assert plan_for(nbytes, dataclasses.replace(of, table=table)) == plan
 
 
 def test_nccl_for_a_range() -> None:
