@@ -25,8 +25,8 @@ uint64_t apart_for(uint32_t world, uint64_t slab_bytes) {
   return world > 2 && fits ? kApart : 0;
 }
 
-// What one-shot is used for in one launch, in each slot. Among two ranks that is 6 MiB in 86 blocks,
-// and all 128 have room for as much each; among more it is less than this.
+// What one-shot is used for in one launch, in each slot. Among two ranks that is 8 MiB, and 6 MiB in
+// 86 blocks, where all 128 have room for as much each; among more it is less than this.
 uint64_t one_shot_bytes_for(uint32_t world) {
   return uint64_t{kSlots} * (world == 2 ? 9 << 20 : 4 << 20);
 }
