@@ -9,6 +9,7 @@ the tensor, and go on to their next choice where it does not.
 from __future__ import annotations
 
 import logging
+import os
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,9 +22,11 @@ from pyallreduce.config import Config
 from pyallreduce.reasons import Code, Reason
 
 __all__ = [
+    "BROKEN",
     "SlotAdapter",
     "check_all",
     "check_behind_the_gpu",
+    "disable_p2p",
     "leave_all",
     "open_slot",
     "settle_all",
@@ -34,7 +37,18 @@ __all__ = [
 _TAGS = 1 << 31
 _CHOSEN = {Code.FORCED_NCCL, Code.SINGLE_RANK}  # by the user: no cause for a warning
 
+# Where one of these was found, or stated by the user, any other's peer-to-peer would hang or lie as
+# ours would have.
+BROKEN = {
+    Code.NCCL_P2P_DISABLED,
+    Code.P2P_WRITE_LOST,
+    Code.P2P_PRIVATE_MIRROR,
+    Code.P2P_CORRUPT,
+    Code.KERNEL_TIMEOUT,
+}
+
 _open: weakref.WeakSet[SlotAdapter] = weakref.WeakSet()
+_first_broken: list[Reason] = []
 
 
 class SlotAdapter:
@@ -150,6 +164,15 @@ def open_slot(group: Any, device: Any, fallback_group: Any) -> SlotAdapter | Rea
         return SlotAdapter(communicator)
     communicator.close()
     return communicator.decision.reason
+
+
+def disable_p2p(found: Reason) -> Reason:
+    """NCCL, which reads its variable when it starts, starts next. The reason to give: of a later
+    group in this process the variable is ours, and what the first group found still holds."""
+    if not _first_broken:
+        _first_broken.append(found)
+    os.environ["NCCL_P2P_DISABLE"] = "1"
+    return _first_broken[0] if found.code is Code.NCCL_P2P_DISABLED else found
 
 
 def tell(logger: logging.Logger, group: str, opened: SlotAdapter | Reason, *others: str) -> None:

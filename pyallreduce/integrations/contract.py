@@ -100,6 +100,12 @@ SGLANG = Contract(
         "srt/distributed/parallel_state.py:GroupCoordinator.__init__": (
             "dispatch_custom_allreduce",
             "ca_comm",
+            "use_custom_allreduce",
+            "PyNcclCommunicator",
+        ),
+        "srt/distributed/device_communicators/pynccl.py:PyNcclCommunicator.__init__": (
+            "group",
+            "device",
         ),
         "srt/distributed/parallel_state.py:GroupCoordinator.graph_capture": ("ca_comm", "capture"),
         "srt/distributed/parallel_state.py:GroupCoordinator.all_reduce": (

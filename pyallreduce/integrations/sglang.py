@@ -6,6 +6,9 @@ SGLang asks one function which class to build for a group's custom all-reduce, a
 way to change that answer. Ours gives a factory, whose product stands in the slot `ca_comm`; after a
 veto the factory gives None, and SGLang goes on with NCCL.
 
+A group builds NCCL first, and makes an all-reduce with it: on broken peer-to-peer that is what
+would hang. So a group that is to have a custom all-reduce opens ours before that, and NCCL is told.
+
 SGLang takes any other error of a factory for a veto of this one rank, whose peers would then wait
 for it: where no fallback is to be had, the process ends.
 """
@@ -13,21 +16,25 @@ for it: where no fallback is to be had, the process ends.
 from __future__ import annotations
 
 import importlib
+import inspect
 import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pyallreduce.integrations.adapter import (
+    BROKEN,
     SlotAdapter,
     check_all,
     check_behind_the_gpu,
+    disable_p2p,
     open_slot,
     settle_all,
     start_step,
     tell,
 )
 from pyallreduce.integrations.contract import SGLANG, problems
+from pyallreduce.reasons import Reason
 
 __all__ = ["logger", "register"]
 
@@ -36,8 +43,14 @@ logger = logging.getLogger("sglang.pyallreduce")
 _DISPATCH = (
     "sglang.srt.distributed.device_communicators.custom_all_reduce.dispatch_custom_allreduce"
 )
+_NCCL = "sglang.srt.distributed.device_communicators.pynccl.PyNcclCommunicator"
 _GROUP = "sglang.srt.distributed.parallel_state.GroupCoordinator"
 _SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
+
+# The groups being built, from the outermost: whether each is to have a custom all-reduce.
+_building: list[bool] = []
+# What was opened for a group before its NCCL was built.
+_opened: dict[Any, SlotAdapter | Reason] = {}
 
 
 def register() -> None:
@@ -61,10 +74,42 @@ def _install() -> None:
         return
     hooks: Any = importlib.import_module("sglang.srt.plugins.hook_registry")
     add, kind = hooks.HookRegistry.register, hooks.HookType
+    add(f"{_GROUP}.__init__", _group, kind.AROUND)
+    add(f"{_NCCL}.__init__", _nccl, kind.AROUND)
     add(_DISPATCH, _dispatch, kind.AROUND)
     add(f"{_GROUP}.destroy", _close, kind.BEFORE)
     add(f"{_SCHEDULER}.run_batch", _start, kind.BEFORE)
     add(f"{_SCHEDULER}.process_batch_result", _check, kind.BEFORE)
+
+
+def _group(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """A group is built. What was opened for it and not taken is closed."""
+    given = inspect.signature(original).bind(*args, **kwargs).arguments
+    _building.append(bool(given.get("use_custom_allreduce")))
+    try:
+        original(*args, **kwargs)
+    finally:
+        _building.pop()
+        if not _building:
+            for left in _opened.values():
+                if isinstance(left, SlotAdapter):
+                    left.close()
+            _opened.clear()
+
+
+def _nccl(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    """NCCL is built: of a group that is to have a custom all-reduce, behind our checks."""
+    import torch.distributed as dist
+
+    given = inspect.signature(original).bind(*args, **kwargs).arguments
+    group = given["group"]
+    wanted = bool(_building) and _building[-1] and isinstance(group, dist.ProcessGroup)
+    if wanted and dist.get_world_size(group) > 1:
+        opened = _open(group, given["device"])
+        if isinstance(opened, Reason) and opened.code in BROKEN:
+            opened = disable_p2p(opened)
+        _opened[group] = opened
+    original(*args, **kwargs)
 
 
 def _dispatch(_original: Callable[..., Any], *_args: Any, **_kwargs: Any) -> Callable[..., Any]:
@@ -75,21 +120,33 @@ def _build(group: Any, device: Any) -> SlotAdapter | None:
     """What SGLang puts into the slot of a group.
 
     Raises:
-        SystemExit: no fallback is to be had: native was demanded, a setting is wrong, a rank did
-            not come, or something failed that nobody foresaw.
+        SystemExit: as `_open` does.
     """
     import torch.distributed as dist
 
+    before_nccl = group in _opened
+    opened = _opened.pop(group) if before_nccl else _open(group, device)
+    if dist.get_rank(group) == 0:
+        broken = before_nccl and isinstance(opened, Reason) and opened.code in BROKEN
+        nccl = "NCCL with NCCL_P2P_DISABLE=1" if broken else "NCCL"
+        tell(logger, ",".join(map(str, dist.get_process_group_ranks(group))), opened, nccl)
+    return opened if isinstance(opened, SlotAdapter) else None
+
+
+def _open(group: Any, device: Any) -> SlotAdapter | Reason:
+    """The adapter for the slot, or why there is none.
+
+    Raises:
+        SystemExit: no fallback is to be had: native was demanded, a setting is wrong, a rank did
+            not come, or something failed that nobody foresaw.
+    """
     try:
         # The control plane's group carries no tensor that we decline: SGLang asks another backend.
-        opened = open_slot(group, device, fallback_group=group)
+        return open_slot(group, device, fallback_group=group)
     except Exception as error:  # SGLang takes one for this rank's veto, and the others would wait
         message = f"pyallreduce ends this process: {type(error).__name__}: {error}"
         logger.error("%s", message)
         raise SystemExit(message) from error
-    if dist.get_rank(group) == 0:
-        tell(logger, ",".join(map(str, dist.get_process_group_ranks(group))), opened, "NCCL")
-    return opened if isinstance(opened, SlotAdapter) else None
 
 
 def _start(*_args: Any, **_kwargs: Any) -> None:

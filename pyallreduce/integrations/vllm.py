@@ -15,16 +15,15 @@ import importlib
 import inspect
 import logging
 import multiprocessing
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from pyallreduce.integrations import vllm_bypass, vllm_steps
-from pyallreduce.integrations.adapter import SlotAdapter, open_slot, tell
+from pyallreduce.integrations.adapter import BROKEN, SlotAdapter, disable_p2p, open_slot, tell
 from pyallreduce.integrations.contract import VLLM_CPU, VLLM_CUDA, problems
-from pyallreduce.reasons import Code, Reason
+from pyallreduce.reasons import Reason
 
 __all__ = ["logger", "register"]
 
@@ -33,15 +32,6 @@ logger = logging.getLogger("vllm.pyallreduce")  # vLLM's logging shows what is b
 _DEVICES = "vllm.distributed.device_communicators"
 _MARK = "_pyallreduce_wrapped"
 _CACHE_KEY = "pyallreduce"
-# Where one of these was found, or stated by the user, any other's peer-to-peer would hang or lie as
-# ours would have.
-_BROKEN = {
-    Code.NCCL_P2P_DISABLED,
-    Code.P2P_WRITE_LOST,
-    Code.P2P_PRIVATE_MIRROR,
-    Code.P2P_CORRUPT,
-    Code.KERNEL_TIMEOUT,
-}
 
 
 def register() -> None:
@@ -106,8 +96,8 @@ def _wrap_cuda(cls: Any) -> None:
         exclusive = vllm_bypass.exclusive()
         opened = _open(given)
         broken = False
-        if isinstance(opened, Reason) and opened.code in _BROKEN:
-            broken, opened = True, _disable_p2p(opened)
+        if isinstance(opened, Reason) and opened.code in BROKEN:
+            broken, opened = True, disable_p2p(opened)
         try:
             if broken or exclusive:
                 vllm_bypass.switch_off(_vllm_config())
@@ -226,18 +216,6 @@ def _open(given: dict[str, Any]) -> SlotAdapter | Reason:
     if isinstance(opened, SlotAdapter):
         vllm_steps.guard()
     return opened
-
-
-_first_broken: list[Reason] = []
-
-
-def _disable_p2p(found: Reason) -> Reason:
-    """NCCL, which reads its variable when it starts, starts next. The reason to give: of a later
-    group in this process the variable is ours, and what the first group found still holds."""
-    if not _first_broken:
-        _first_broken.append(found)
-    os.environ["NCCL_P2P_DISABLE"] = "1"
-    return _first_broken[0] if found.code is Code.NCCL_P2P_DISABLED else found
 
 
 @contextmanager

@@ -21,6 +21,7 @@ import torch
 import torch.distributed as dist
 
 from pyallreduce import validate
+from pyallreduce.integrations import adapter
 from pyallreduce.integrations import vllm as plugin
 from pyallreduce.integrations.adapter import SlotAdapter
 from pyallreduce.reasons import Code, Reason
@@ -176,7 +177,7 @@ def vetoed(context: Context, code: Code) -> dict[str, Any]:
     nccl = importlib.import_module(f"{DEVICES}.pynccl").PyNcclCommunicator
     state = importlib.import_module("vllm.distributed.parallel_state")
     start = nccl.__init__
-    plugin._first_broken.clear()
+    adapter._first_broken.clear()
 
     def spy(self: Any, *args: Any, **kwargs: Any) -> None:
         seen.append(os.environ.get("NCCL_P2P_DISABLE"))

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import types
@@ -78,6 +79,83 @@ def lifetime(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
         "waited": waited,
         "closed": slot.disabled,
     }
+
+
+class Nccl:
+    """In place of SGLang's PyNcclCommunicator, which makes an all-reduce when it is built."""
+
+    told: list[str | None] = []  # noqa: RUF012 - what NCCL finds in the environment, by group
+
+    def __init__(self, group: Any, device: Any, library_path: str | None = None) -> None:
+        del group, device, library_path
+        self.told.append(os.environ.get("NCCL_P2P_DISABLE"))
+
+
+class Coordinator:
+    """What SGLang's does of a group that is of interest here, in its order."""
+
+    def __init__(self, ranks: list[int], use_custom_allreduce: bool, *, fails: bool = False):
+        del ranks
+        self.ca_comm = None
+        self.nccl = Nccl(group=dist.group.WORLD, device=torch.device("cpu"))
+        if fails:
+            message = "out of memory"
+            raise MemoryError(message)
+        if use_custom_allreduce:
+            factory = self.dispatch(group=dist.group.WORLD, device=torch.device("cpu"))
+            self.ca_comm = factory(group=dist.group.WORLD, device=torch.device("cpu"))
+
+    dispatch: Any = None
+
+
+def hooked() -> list[str]:
+    """Hooks around the stand-ins above, as SGLang's registry puts them there; what is logged."""
+    hooks = registered("0.5.23")
+
+    def around(owner: type, name: str, target: str) -> None:
+        original, hook = getattr(owner, name), hooks[target][0]
+        setattr(owner, name, lambda *args, **kwargs: hook(original, *args, **kwargs))
+
+    around(Nccl, "__init__", f"{plugin._NCCL}.__init__")
+    around(Coordinator, "__init__", f"{plugin._GROUP}.__init__")
+    Coordinator.dispatch = staticmethod(lambda **_: hooks[plugin._DISPATCH][0](None))
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda r: lines.append(f"{r.levelname} {r.getMessage()}")  # type: ignore[method-assign]
+    plugin.logger.addHandler(handler)
+    plugin.logger.setLevel(logging.INFO)
+    return lines
+
+
+def before_nccl(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
+    """Groups that are sound, broken, without a custom all-reduce, and that fail on their way."""
+    lost = Reason(Code.P2P_WRITE_LOST, "rank 1 to rank 0") if context.rank else Reason(Code.OK)
+    lines, found = hooked(), {}
+    opened: list[SlotAdapter] = []
+    remember = mock.patch.object(
+        plugin,
+        "_open",
+        side_effect=lambda *a, sound=plugin._open: opened.append(sound(*a)) or opened[-1],
+    )
+    with remember:
+        sound = Coordinator([0, 1], use_custom_allreduce=True)
+        x = torch.ones(8)
+        found["sound"] = [
+            sound.ca_comm is opened[0],
+            bool((sound.ca_comm.all_reduce(x) == 2).all()),
+        ]
+        found["without"] = [Coordinator([0, 1], use_custom_allreduce=False).ca_comm, len(opened)]
+        try:
+            Coordinator([0, 1], use_custom_allreduce=True, fails=True)
+        except MemoryError:
+            found["failed"] = [len(opened), opened[1].disabled]
+        sound.ca_comm.close()
+        with mock.patch.object(validate, "edges", return_value=lost):
+            broken = Coordinator([0, 1], use_custom_allreduce=True).ca_comm
+        ours = Reason(Code.NCCL_P2P_DISABLED)  # as the variable that has been set is found on GPUs
+        with mock.patch.object(plugin, "open_slot", return_value=ours):
+            again = Coordinator([0, 1], use_custom_allreduce=True).ca_comm
+    return {**found, "broken": [broken, again], "nccl": Nccl.told, "lines": lines}
 
 
 def vetoed(context: Context, _options: dict[str, Any]) -> dict[str, Any]:

@@ -33,6 +33,24 @@ def test_the_slot_from_its_building_to_its_end() -> None:
         assert found["closed"]
 
 
+def test_a_group_is_checked_before_its_nccl_is_built() -> None:
+    for rank, found in enumerate(run("before_nccl")):
+        assert found["sound"] == [True, True]
+        assert found["without"] == [None, 1], "a group without a custom all-reduce was opened"
+        assert found["failed"] == [2, True], "what nobody took was left open"
+        assert found["broken"] == [None, None]
+        assert found["nccl"] == [None, None, None, "1", "1"], "NCCL was not told in time"
+        if rank:
+            assert found["lines"] == []
+            continue
+        carries, *vetoes = found["lines"]
+        assert carries.startswith("INFO Group '0,1': pyallreduce carries")
+        assert len(vetoes) == 2
+        for line in vetoes:  # the second gives what the first has found, not our own variable
+            assert line.startswith("WARNING Group '0,1': NCCL with NCCL_P2P_DISABLE=1 carries")
+            assert "P2P_WRITE_LOST" in line
+
+
 def test_a_veto_leaves_the_slot_empty_and_an_unknown_release_alone() -> None:
     for found in run("vetoed"):
         assert found == {"built": None, "unknown": 0, "ROCm": 0}
