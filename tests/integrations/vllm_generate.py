@@ -56,6 +56,7 @@ def main(options: dict[str, Any]) -> None:
         model=options["model"],
         skip_tokenizer_init=True,
         tensor_parallel_size=2,
+        pipeline_parallel_size=options.get("stages", 1),
         enforce_eager=options["eager"],
         max_model_len=128,
         dtype="bfloat16",
