@@ -137,7 +137,7 @@ def _set_up(
         return slabs.offer(nonce)
 
     def connect() -> NativePath:
-        limits = Limits(exchange.world, target, _agreed_blocks(facts), table)
+        limits = Limits(exchange.world, target, _agreed_blocks(facts), table, layout.one_shot_tile)
         return NativePath(exchange, slabs, limits, config, nonce, index)
 
     with contextlib.ExitStack() as otherwise:

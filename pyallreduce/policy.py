@@ -23,12 +23,12 @@ __all__ = [
     "Limits",
     "Plan",
     "full_grid",
+    "grid_of",
     "left_to_nccl",
     "max_lanes",
     "plan_for",
     "table_for",
     "table_lines",
-    "widest_grid",
 ]
 
 ONE_SHOT, TWO_SHOT = 1, 2  # csrc/protocol/call.h, enum Algorithm
@@ -54,13 +54,15 @@ class Plan:
 
 @dataclass(frozen=True)
 class Limits:
-    """What all ranks agreed on: world size, target, the most blocks that are co-resident, and the
-    tuned table, None for the shipped one."""
+    """What all ranks agreed on: world size, target, the most blocks that are co-resident, the tuned
+    table, None for the shipped one, and the vectors that a block's one-shot mailbox holds, 0 for
+    any number."""
 
     world: int
     target: Target
     blocks: int
     table: Table | None = None
+    tile: int = 0
 
 
 def table_for(limits: Limits) -> Table:
@@ -98,13 +100,17 @@ def plan_for(nbytes: int, limits: Limits, algorithm: AlgorithmName = "auto") -> 
     most = min(entry.blocks or limits.blocks, limits.blocks)
     widest = max_lanes(limits.world)
     lanes = min(entry.lanes, widest) or _lanes(vectors, most, widest)
-    grid = full_grid if code == ONE_SHOT else widest_grid
-    return Plan(code, grid(vectors, lanes, most), lanes)
+    return Plan(code, grid_of(code, vectors, lanes, most, limits), lanes)
 
 
-def widest_grid(vectors: int, lanes: int, most: int) -> int:
-    """As many blocks as there are, at most a vector for each lane."""
-    return min(-(-vectors // lanes), most)
+def grid_of(code: int, vectors: int, lanes: int, most: int, limits: Limits) -> int:
+    """The blocks of a launch on GPUs: `most` at most, or one-shot's would not hold the message."""
+    if code != ONE_SHOT:
+        return min(-(-vectors // lanes), most)
+    blocks = full_grid(vectors, lanes, most)
+    if limits.tile and blocks * limits.tile < vectors:
+        return min(-(-vectors // lanes), limits.blocks)
+    return blocks
 
 
 def full_grid(vectors: int, lanes: int, most: int) -> int:

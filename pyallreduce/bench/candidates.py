@@ -19,7 +19,7 @@ from pyallreduce.bench import timing
 from pyallreduce.bench.floor import algorithm_floor_us, floor_us
 from pyallreduce.bench.options import Mode, default_calls
 from pyallreduce.check.cases import DTYPES
-from pyallreduce.policy import ALGORITHM_NAMES, ONE_SHOT, Limits, Plan, full_grid, max_lanes
+from pyallreduce.policy import ALGORITHM_NAMES, Limits, Plan, grid_of, max_lanes
 from pyallreduce.worker import Context
 
 __all__ = ["LANES", "Outcome", "Race", "candidates", "measure", "run_rank", "sizes_between"]
@@ -194,8 +194,8 @@ def _grids(vectors: int, lanes: int, limits: Limits, code: int) -> list[int]:
     most = min(-(-vectors // lanes), limits.blocks)
     divisors = _DIVISORS[:1] if _small(lanes, limits) else _DIVISORS
     grids = {max(1, round(most / divisor)) for divisor in divisors}
-    if code == ONE_SHOT and limits.target == "cuda":
-        grids = {full_grid(vectors, lanes, blocks) for blocks in grids}
+    if limits.target == "cuda":
+        grids = {grid_of(code, vectors, lanes, blocks, limits) for blocks in grids}
     return sorted(grids, reverse=True)
 
 

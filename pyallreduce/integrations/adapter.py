@@ -34,6 +34,8 @@ __all__ = [
     "tell",
 ]
 
+logger = logging.getLogger(__name__)
+
 _TAGS = 1 << 31
 _CHOSEN = {Code.FORCED_NCCL, Code.SINGLE_RANK}  # by the user: no cause for a warning
 
@@ -216,9 +218,12 @@ def settle_all() -> None:
 
 
 def leave_all() -> None:
-    """This process is about to end."""
+    """This process is about to end, whatever comes of this."""
     for adapter in tuple(_open):
-        adapter.leave()
+        try:
+            adapter.leave()
+        except Exception:
+            logger.exception("rank %d could not say that it leaves", adapter.communicator.rank)
 
 
 def check_behind_the_gpu() -> None:

@@ -105,10 +105,7 @@ def _nccl(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     group = given["group"]
     wanted = bool(_building) and _building[-1] and isinstance(group, dist.ProcessGroup)
     if wanted and dist.get_world_size(group) > 1:
-        opened = _open(group, given["device"])
-        if isinstance(opened, Reason) and opened.code in BROKEN:
-            opened = disable_p2p(opened)
-        _opened[group] = opened
+        _opened[group] = _checked(group, given["device"])
     original(*args, **kwargs)
 
 
@@ -124,13 +121,21 @@ def _build(group: Any, device: Any) -> SlotAdapter | None:
     """
     import torch.distributed as dist
 
-    before_nccl = group in _opened
-    opened = _opened.pop(group) if before_nccl else _open(group, device)
+    # A group without NCCL of its own comes here unchecked.
+    opened = _opened.pop(group) if group in _opened else _checked(group, device)
     if dist.get_rank(group) == 0:
-        broken = before_nccl and isinstance(opened, Reason) and opened.code in BROKEN
+        broken = isinstance(opened, Reason) and opened.code in BROKEN
         nccl = "NCCL with NCCL_P2P_DISABLE=1" if broken else "NCCL"
         tell(logger, ",".join(map(str, dist.get_process_group_ranks(group))), opened, nccl)
     return opened if isinstance(opened, SlotAdapter) else None
+
+
+def _checked(group: Any, device: Any) -> SlotAdapter | Reason:
+    """As `_open`; where peer-to-peer is broken, what NCCL starts from now on does without it."""
+    opened = _open(group, device)
+    if isinstance(opened, Reason) and opened.code in BROKEN:
+        return disable_p2p(opened)
+    return opened
 
 
 def _open(group: Any, device: Any) -> SlotAdapter | Reason:

@@ -10,8 +10,7 @@ NCCL for minutes or without end. A process that ends is heard: vLLM then ends th
 from __future__ import annotations
 
 import logging
-import os
-import threading
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -53,11 +52,14 @@ def _answers(worker: Any, *, step: bool) -> bool:
     """Whether the executor hears this worker's errors, whatever becomes of the others.
 
     That of one process a worker ("mp") takes a step's answer from the first rank of the last
-    pipeline stage: `MultiprocExecutor._get_output_rank`, alike in vLLM 0.20 to 0.32. Under another
-    executor an error goes its way.
+    pipeline stage: `MultiprocExecutor._get_output_rank`, alike in vLLM 0.20 to 0.33. Other
+    executors are left to themselves, and so is vLLM's own fault tolerance, for which a worker must
+    live on.
     """
     parallel = getattr(worker, "parallel_config", None)
     if parallel is None or parallel.distributed_executor_backend != "mp":
+        return True
+    if getattr(parallel, "enable_fault_tolerance", False):
         return True
     stage = parallel.tensor_parallel_size * parallel.prefill_context_parallel_size
     return bool(worker.rank == (parallel.world_size - stage if step else 0))
@@ -65,13 +67,13 @@ def _answers(worker: Any, *, step: bool) -> bool:
 
 def _end(rank: int, error: Exception) -> NoReturn:
     message = (
-        f"pyallreduce ends this worker (rank {rank}): vLLM hears the errors of another rank alone, "
-        f"and all would wait for this one. {type(error).__name__}: {error}"
+        f"{type(error).__name__}: {error}. pyallreduce ends this worker (rank {rank}): vLLM waits "
+        "for another rank's answer, and that one for this rank."
     )
     logger.error("%s", message, exc_info=error)
     adapter.leave_all()
     time.sleep(_GRACE_S)
-    by_force = threading.Timer(_LONGEST_S, os._exit, (1,))
-    by_force.daemon = True
-    by_force.start()
+    # By the kernel: a thread would need the GIL, which whatever hangs may hold.
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_REAL, _LONGEST_S)
     raise SystemExit(message) from error

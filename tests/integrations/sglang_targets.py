@@ -94,10 +94,18 @@ class Nccl:
 class Coordinator:
     """What SGLang's does of a group that is of interest here, in its order."""
 
-    def __init__(self, ranks: list[int], use_custom_allreduce: bool, *, fails: bool = False):
+    def __init__(
+        self,
+        ranks: list[int],
+        use_custom_allreduce: bool,
+        use_pynccl: bool = True,
+        *,
+        fails: bool = False,
+    ) -> None:
         del ranks
         self.ca_comm = None
-        self.nccl = Nccl(group=dist.group.WORLD, device=torch.device("cpu"))
+        if use_pynccl:
+            Nccl(group=dist.group.WORLD, device=torch.device("cpu"))
         if fails:
             message = "out of memory"
             raise MemoryError(message)
@@ -154,8 +162,9 @@ def before_nccl(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
             broken = Coordinator([0, 1], use_custom_allreduce=True).ca_comm
         ours = Reason(Code.NCCL_P2P_DISABLED)  # as the variable that has been set is found on GPUs
         with mock.patch.object(plugin, "open_slot", return_value=ours):
-            again = Coordinator([0, 1], use_custom_allreduce=True).ca_comm
-    return {**found, "broken": [broken, again], "nccl": Nccl.told, "lines": lines}
+            again = Coordinator([0, 1], True).ca_comm
+            without = Coordinator([0, 1], use_custom_allreduce=True, use_pynccl=False).ca_comm
+    return {**found, "broken": [broken, again, without], "nccl": Nccl.told, "lines": lines}
 
 
 def vetoed(context: Context, _options: dict[str, Any]) -> dict[str, Any]:

@@ -33,7 +33,7 @@ ENDED = (
     r"Rank 0 waited in call [0-9]+: [0-9]+ bytes of bfloat16"
 )
 # What a worker says that vLLM does not hear, and what the other one's answer is.
-UNHEARD = r"pyallreduce ends this worker \(rank 1\): .* MemoryError: planted"
+UNHEARD = r"MemoryError: planted. pyallreduce ends this worker \(rank 1\): "
 LEFT = r"AllReduceAborted: rank 0 waited for rank 1 \(\w+\), which has closed its communicator"
 CYCLES = int(os.environ.get("TEST_STORY_CYCLES", "2"))
 ARGUMENTS = ("--enforce-eager",)
@@ -120,10 +120,11 @@ def test_an_error_of_a_worker_that_vllm_does_not_hear_ends_the_request(
         assert re.search(line, text), text[-4000:]
 
 
-def test_an_error_of_one_worker_in_the_warm_up_ends_the_start(
+def test_an_error_of_one_worker_in_the_profiling_ends_the_start(
     vllm: Release, model: Path, tmp_path: Path
 ) -> None:
-    """Where a wait may last for ten minutes, and vLLM sets no deadline."""
+    """The model's first run, where a wait may last for ten minutes, and vLLM sets no deadline.
+    (Compiled: in eager mode vLLM's CPU build has no such run.)"""
     environment = _raising(vllm, tmp_path)
     (tmp_path / "raise").touch()
     begin = time.monotonic()
@@ -132,7 +133,7 @@ def test_an_error_of_one_worker_in_the_warm_up_ends_the_start(
         serving(model, environment, tmp_path / "log", ()),
     ):
         pass
-    print(f"the start ended after {time.monotonic() - begin:.0f} s")
+    assert time.monotonic() - begin < 240, "it waited"
     text = (tmp_path / "log").read_text(errors="replace")
     for line in (UNHEARD, LEFT):
         assert re.search(line, text), text[-4000:]

@@ -5,8 +5,8 @@
 from __future__ import annotations
 
 import gc
+import signal
 import sys
-import threading
 import types
 import weakref
 from collections.abc import Iterator
@@ -26,12 +26,17 @@ class Slot:
     def __init__(self) -> None:
         self.steps = self.checks = self.settled = self.left = 0
         self.fails = 0
+        self.left_raises = False
+        self.communicator = types.SimpleNamespace(rank=1)
 
     def start_step(self) -> None:
         self.steps += 1
 
     def leave(self) -> None:
         self.left += 1
+        if self.left_raises:
+            message = "half closed"
+            raise OSError(message)
 
     def settle(self) -> None:
         self.settled += 1
@@ -270,19 +275,48 @@ def test_a_worker_whose_error_nobody_hears_ends(
     monkeypatch.setattr(vllm_errors, "_GRACE_S", 0)
     monkeypatch.setattr(Worker.parallel_config, "world_size", 4)
     forced: list[float] = []
-    timer = types.SimpleNamespace(start=lambda: None)
-    monkeypatch.setattr(threading, "Timer", lambda s, *_: forced.append(s) or timer)
+    monkeypatch.setattr(signal, "setitimer", lambda _, seconds: forced.append(seconds))
+    before = signal.getsignal(signal.SIGALRM)
     worker = Worker(slot)
     worker.rank, worker.raises = rank, MemoryError("planted")
     heard = TOGETHER[method] == rank
     with pytest.raises(MemoryError if heard else SystemExit, match="planted") as ended:
         act(worker, method)
     if not heard:
-        assert f"ends this worker (rank {rank})" in str(ended.value.code)
+        assert str(ended.value.code).startswith(
+            "MemoryError: planted. pyallreduce ends this worker"
+        )
+        assert f"(rank {rank})" in str(ended.value.code)
+    signal.signal(signal.SIGALRM, before)
     assert slot.left == (0 if heard else 1), "peers are told at once, by who ends alone"
     assert len(forced) == (0 if heard else 1), "nothing may keep it from ending"
     worker.raises = None
     act(worker, method)
+
+
+def test_a_worker_that_can_not_say_that_it_leaves_ends_too(
+    slot: Slot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vllm_errors, "_GRACE_S", 0)
+    monkeypatch.setattr(signal, "setitimer", lambda *_: None)
+    before = signal.getsignal(signal.SIGALRM)
+    worker = Worker(slot)
+    worker.rank, worker.raises, slot.left_raises = 1, MemoryError("planted"), True
+    with pytest.raises(SystemExit):
+        worker.execute_model("now")
+    signal.signal(signal.SIGALRM, before)
+
+
+def test_where_vllm_tolerates_faults_a_worker_lives_on(
+    slot: Slot, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM 0.32 asks all workers to go on."""
+    monkeypatch.setattr(Worker.parallel_config, "enable_fault_tolerance", True, raising=False)
+    worker = Worker(slot)
+    worker.rank, worker.raises = 1, MemoryError("planted")
+    with pytest.raises(MemoryError):
+        worker.execute_model("now")
+    assert slot.left == 0
 
 
 def test_only_what_all_ranks_do_together_ends_a_worker(slot: Slot) -> None:

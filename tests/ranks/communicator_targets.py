@@ -194,6 +194,7 @@ def slot(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
 def left(context: Context, _options: dict[str, Any]) -> list[Any]:
     """Rank 1 leaves while rank 0 waits for it, and closes later."""
     with communicator(context) as comm:
+        dist.barrier()
         since = time.monotonic()
         if context.rank == 1:
             time.sleep(0.3)

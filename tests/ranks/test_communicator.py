@@ -93,7 +93,7 @@ def test_a_rank_that_leaves_is_named_at_once() -> None:
     error, text, seconds = run("left", 2)[0]
     assert error == "AllReduceAborted"
     assert re.search(r"rank 0 waited for rank 1 \(\w+\), which has closed its communicator", text)
-    assert 0.2 < seconds < 0.8
+    assert seconds < 5, "it waited for its deadline, of 20 s"
 
 
 @pytest.mark.parametrize("lazy", ["0", "1"])

@@ -157,6 +157,18 @@ def test_every_size_that_is_one_shots_among_two_ranks_goes_in_one_launch() -> No
     assert last <= layout.one_shot_capacity(plan_for(last, of).blocks)
 
 
+@pytest.mark.parametrize("slab", [8, 16, 24, 32, 64])
+@pytest.mark.parametrize("blocks", [90, 128])
+def test_no_message_takes_more_launches_than_all_blocks_would_need(slab: int, blocks: int) -> None:
+    layout = _C.Layout(2, slab * MIB)
+    of = Limits(2, "cuda", blocks, tile=layout.one_shot_tile)
+    for kib in range(64, 8192, 64):
+        plan = plan_for(kib * KIB, of)
+        if plan.algorithm == ONE_SHOT:
+            launches = math.ceil(kib * KIB / layout.one_shot_capacity(plan.blocks))
+            assert launches == math.ceil(kib * KIB / layout.one_shot_capacity(blocks)), (kib, plan)
+
+
 def test_candidates_are_what_a_table_made_of_them_would_launch() -> None:
     of = Limits(2, "cuda", 128)
     for nbytes in (KIB, 64 * KIB, 640 * KIB, 2 * MIB, 3 * MIB):
