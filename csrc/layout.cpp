@@ -25,8 +25,8 @@ uint64_t apart_for(uint32_t world, uint64_t slab_bytes) {
   return world > 2 && fits ? kApart : 0;
 }
 
-// What one-shot is used for in one launch, in each slot. Among two ranks that is 8 MiB, and 6 MiB in
-// 86 blocks, where all 128 have room for as much each; among more it is less than this.
+// What one-shot is used for in one launch, in each slot. Among two ranks that is 8 MiB, and 6 MiB
+// in 86 blocks, where all 128 have room for as much each; among more it is less than this.
 uint64_t one_shot_bytes_for(uint32_t world) {
   return uint64_t{kSlots} * (world == 2 ? 9 << 20 : 4 << 20);
 }
@@ -56,7 +56,8 @@ Layout make_layout(uint32_t world, uint64_t slab_bytes) {
   const uint64_t mailboxes = uint64_t{kMaxBlocks} * kSlots * (world - 1);
   const uint64_t before = layout.one_shot + room_apart(layout);
   const uint64_t left = slab_bytes > before ? slab_bytes - before : 0;
-  layout.one_shot_tile = tile_for(std::min(one_shot_bytes_for(world), left / kOneShotShare), mailboxes);
+  layout.one_shot_tile =
+      tile_for(std::min(one_shot_bytes_for(world), left / kOneShotShare), mailboxes);
   const uint64_t one_shot_bytes = mailboxes * layout.one_shot_tile * kVector;
   layout.two_shot = layout.one_shot + one_shot_bytes;
   layout.two_shot_tile = tile_for(left - one_shot_bytes, mailboxes * kShots);

@@ -13,7 +13,7 @@ import logging
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 
 from pyallreduce.integrations import adapter
@@ -74,6 +74,7 @@ def _end(rank: int, error: Exception) -> NoReturn:
     adapter.leave_all()
     time.sleep(_GRACE_S)
     # By the kernel: a thread would need the GIL, which whatever hangs may hold.
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, _LONGEST_S)
+    with suppress(ValueError):  # not vLLM's loop: another thread than the main one
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.setitimer(signal.ITIMER_REAL, _LONGEST_S)
     raise SystemExit(message) from error
