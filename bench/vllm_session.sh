@@ -9,8 +9,8 @@
 #   OUT=out bench/vllm_session.sh b     # .bundle/b, .wheels: the rest; the story, then ours beside stock and NCCL
 #
 # $STEPS chooses of b's steps: story (down by Ctrl-C), kill (by SIGKILL of a worker), graphs (with expandable_segments),
-# lost (an edge drops writes: NCCL in the same start), raises (an error of a worker that vLLM does not hear), compare (with $VLLM, such as VLLM='--layers 80 --backends stock ours'),
-# sleep (ours alone, through vLLM's sleep mode).
+# lost (an edge drops writes: NCCL in the same start), raises (an error of a worker that vLLM does not hear),
+# compare (with $VLLM, such as VLLM='--layers 80 --backends stock ours'), sleep (ours alone, through vLLM's sleep mode).
 # $LIMIT is the seconds that they have together, 565 by default. Every step has a deadline, and what it leaves running is ended.
 set -uo pipefail
 out=${OUT:?a folder for the results}

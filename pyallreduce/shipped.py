@@ -29,9 +29,9 @@ def _modelled(one_shot_limit: int) -> Table:
 
 
 GPU: dict[int, Table] = {
-    # Measured on two H200s: up to 64 KiB bench/results/sweep-h200-2-small.json, up to
-    # 1 MiB race-edges-h200-2.txt, but for 640 KiB, and from 1 to 6 MiB race-shapes-h200-2.txt,
-    # 8 MiB compare-h200-2.json, above sweep-h200-2-laps.json and race-park-h200-2.txt.
+    # Measured on two H200s: up to 64 KiB bench/results/sweep-h200-2-small.json, up to 1 MiB
+    # race-edges-h200-2.txt, but for 640 KiB, and from 1 to 6 MiB race-shapes-h200-2.txt, 8 MiB
+    # compare-h200-2.json, above sweep-h200-2-laps.json and race-park-h200-2.txt.
     2: Table(
         (
             Entry(2 * _KIB, "one_shot", lanes=64),

@@ -13,7 +13,7 @@ import os
 import weakref
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -22,16 +22,16 @@ from pyallreduce.config import Config
 from pyallreduce.reasons import Code, Reason
 
 __all__ = [
-    "BROKEN",
     "SlotAdapter",
     "check_all",
     "check_behind_the_gpu",
-    "disable_p2p",
+    "is_broken",
     "leave_all",
     "open_slot",
     "settle_all",
     "start_step",
     "tell",
+    "tell_nccl",
 ]
 
 logger = logging.getLogger(__name__)
@@ -39,9 +39,8 @@ logger = logging.getLogger(__name__)
 _TAGS = 1 << 31
 _CHOSEN = {Code.FORCED_NCCL, Code.SINGLE_RANK}  # by the user: no cause for a warning
 
-# Where one of these was found, or stated by the user, any other's peer-to-peer would hang or lie as
-# ours would have.
-BROKEN = {
+# Found, or stated by the user.
+_BROKEN = {
     Code.NCCL_P2P_DISABLED,
     Code.P2P_WRITE_LOST,
     Code.P2P_PRIVATE_MIRROR,
@@ -168,13 +167,24 @@ def open_slot(group: Any, device: Any, fallback_group: Any) -> SlotAdapter | Rea
     return communicator.decision.reason
 
 
-def disable_p2p(found: Reason) -> Reason:
-    """NCCL, which reads its variable when it starts, starts next. The reason to give: of a later
-    group in this process the variable is ours, and what the first group found still holds."""
+def is_broken(opened: SlotAdapter | Reason) -> TypeGuard[Reason]:
+    """Whether `opened` is the reason why any other's peer-to-peer would hang or lie too."""
+    return isinstance(opened, Reason) and opened.code in _BROKEN
+
+
+def tell_nccl(opened: SlotAdapter | Reason) -> SlotAdapter | Reason:
+    """Where peer-to-peer is broken, what NCCL starts from now on does without it: it reads its
+    variable when it starts.
+
+    Returns:
+        `opened`; of a later group in this process, which finds our variable, what the first found.
+    """
+    if not is_broken(opened):
+        return opened
     if not _first_broken:
-        _first_broken.append(found)
+        _first_broken.append(opened)
     os.environ["NCCL_P2P_DISABLE"] = "1"
-    return _first_broken[0] if found.code is Code.NCCL_P2P_DISABLED else found
+    return _first_broken[0] if opened.code is Code.NCCL_P2P_DISABLED else opened
 
 
 def tell(logger: logging.Logger, group: str, opened: SlotAdapter | Reason, *others: str) -> None:

@@ -23,15 +23,15 @@ from pathlib import Path
 from typing import Any
 
 from pyallreduce.integrations.adapter import (
-    BROKEN,
     SlotAdapter,
     check_all,
     check_behind_the_gpu,
-    disable_p2p,
+    is_broken,
     open_slot,
     settle_all,
     start_step,
     tell,
+    tell_nccl,
 )
 from pyallreduce.integrations.contract import SGLANG, problems
 from pyallreduce.reasons import Reason
@@ -105,7 +105,7 @@ def _nccl(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     group = given["group"]
     wanted = bool(_building) and _building[-1] and isinstance(group, dist.ProcessGroup)
     if wanted and dist.get_world_size(group) > 1:
-        _opened[group] = _checked(group, given["device"])
+        _opened[group] = tell_nccl(_open(group, given["device"]))
     original(*args, **kwargs)
 
 
@@ -122,20 +122,11 @@ def _build(group: Any, device: Any) -> SlotAdapter | None:
     import torch.distributed as dist
 
     # A group without NCCL of its own comes here unchecked.
-    opened = _opened.pop(group) if group in _opened else _checked(group, device)
+    opened = _opened.pop(group) if group in _opened else tell_nccl(_open(group, device))
     if dist.get_rank(group) == 0:
-        broken = isinstance(opened, Reason) and opened.code in BROKEN
-        nccl = "NCCL with NCCL_P2P_DISABLE=1" if broken else "NCCL"
+        nccl = "NCCL with NCCL_P2P_DISABLE=1" if is_broken(opened) else "NCCL"
         tell(logger, ",".join(map(str, dist.get_process_group_ranks(group))), opened, nccl)
     return opened if isinstance(opened, SlotAdapter) else None
-
-
-def _checked(group: Any, device: Any) -> SlotAdapter | Reason:
-    """As `_open`; where peer-to-peer is broken, what NCCL starts from now on does without it."""
-    opened = _open(group, device)
-    if isinstance(opened, Reason) and opened.code in BROKEN:
-        return disable_p2p(opened)
-    return opened
 
 
 def _open(group: Any, device: Any) -> SlotAdapter | Reason:

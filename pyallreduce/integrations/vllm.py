@@ -21,7 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from pyallreduce.integrations import vllm_bypass, vllm_steps
-from pyallreduce.integrations.adapter import BROKEN, SlotAdapter, disable_p2p, open_slot, tell
+from pyallreduce.integrations.adapter import (
+    SlotAdapter,
+    is_broken,
+    open_slot,
+    tell,
+    tell_nccl,
+)
 from pyallreduce.integrations.contract import VLLM_CPU, VLLM_CUDA, problems
 from pyallreduce.reasons import Reason
 
@@ -94,10 +100,8 @@ def _wrap_cuda(cls: Any) -> None:
                 logger.info("Group '%s': custom all-reduce is switched off: not ours either", name)
             return
         exclusive = vllm_bypass.exclusive()
-        opened = _open(given)
-        broken = False
-        if isinstance(opened, Reason) and opened.code in BROKEN:
-            broken, opened = True, disable_p2p(opened)
+        opened = tell_nccl(_open(given))
+        broken = is_broken(opened)
         try:
             if broken or exclusive:
                 vllm_bypass.switch_off(_vllm_config())

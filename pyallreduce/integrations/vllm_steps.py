@@ -44,7 +44,8 @@ def guard() -> None:
         _replace(worker, "sample_tokens", _sample)
         _replace(worker, "determine_available_memory", _profile)
         _replace(worker, "compile_or_warm_up_model", _warm_up)
-        _replace(worker, "execute_dummy_batch", _dummy)
+        # Of data parallelism: a forward pass whose result nobody reads.
+        _replace(worker, "execute_dummy_batch", _alone)
     # Ray's workers go round the methods above.
     _replace(_loaded(*_RAY), "execute_model_ray", _step)
     _replace(_loaded(*_PROCESS), "enqueue_output", _answer)
@@ -64,12 +65,18 @@ def _step(original: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _sample(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def sample(worker: Any, *args: Any, **kwargs: Any) -> Any:
-        with vllm_errors.heard(worker, step=True):
-            return _checked(original(worker, *args, **kwargs))
+    return _alone(_result(original))
 
-    return sample
+
+def _alone(original: Callable[..., Any]) -> Callable[..., Any]:
+    """An error that one rank raises alone in a step must not be lost on the others."""
+
+    @functools.wraps(original)
+    def execute(worker: Any, *args: Any, **kwargs: Any) -> Any:
+        with vllm_errors.heard(worker, step=True):
+            return original(worker, *args, **kwargs)
+
+    return execute
 
 
 def _result(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -101,17 +108,6 @@ def _warm_up(original: Callable[..., Any]) -> Callable[..., Any]:
         return result
 
     return warm_up
-
-
-def _dummy(original: Callable[..., Any]) -> Callable[..., Any]:
-    """Of data parallelism: a forward pass whose result nobody reads."""
-
-    @functools.wraps(original)
-    def execute(worker: Any, *args: Any, **kwargs: Any) -> Any:
-        with vllm_errors.heard(worker, step=True):
-            return original(worker, *args, **kwargs)
-
-    return execute
 
 
 def _hand_over(original: Callable[..., Any]) -> Callable[..., Any]:

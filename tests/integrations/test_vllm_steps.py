@@ -267,16 +267,23 @@ def act(worker: Worker, method: str) -> Any:
     return getattr(worker, method)(*(["none"] if method in steps else []))
 
 
+@pytest.fixture
+def forced(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """In how many seconds the kernel is asked to end this process, which it is not in the end."""
+    asked: list[float] = []
+    monkeypatch.setattr(vllm_errors, "_GRACE_S", 0)
+    monkeypatch.setattr(signal, "setitimer", lambda _, seconds: asked.append(seconds))
+    before = signal.getsignal(signal.SIGALRM)
+    yield asked
+    signal.signal(signal.SIGALRM, before)
+
+
 @pytest.mark.parametrize("rank", range(4))
 @pytest.mark.parametrize("method", TOGETHER)
 def test_a_worker_whose_error_nobody_hears_ends(
-    slot: Slot, method: str, rank: int, monkeypatch: pytest.MonkeyPatch
+    slot: Slot, method: str, rank: int, forced: list[float], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vllm_errors, "_GRACE_S", 0)
     monkeypatch.setattr(Worker.parallel_config, "world_size", 4)
-    forced: list[float] = []
-    monkeypatch.setattr(signal, "setitimer", lambda _, seconds: forced.append(seconds))
-    before = signal.getsignal(signal.SIGALRM)
     worker = Worker(slot)
     worker.rank, worker.raises = rank, MemoryError("planted")
     heard = TOGETHER[method] == rank
@@ -287,36 +294,18 @@ def test_a_worker_whose_error_nobody_hears_ends(
             "MemoryError: planted. pyallreduce ends this worker"
         )
         assert f"(rank {rank})" in str(ended.value.code)
-    signal.signal(signal.SIGALRM, before)
     assert slot.left == (0 if heard else 1), "peers are told at once, by who ends alone"
     assert len(forced) == (0 if heard else 1), "nothing may keep it from ending"
     worker.raises = None
     act(worker, method)
 
 
-def test_a_worker_that_can_not_say_that_it_leaves_ends_too(
-    slot: Slot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(vllm_errors, "_GRACE_S", 0)
-    monkeypatch.setattr(signal, "setitimer", lambda *_: None)
-    before = signal.getsignal(signal.SIGALRM)
+@pytest.mark.usefixtures("forced")
+def test_a_worker_that_can_not_say_that_it_leaves_ends_too(slot: Slot) -> None:
     worker = Worker(slot)
     worker.rank, worker.raises, slot.left_raises = 1, MemoryError("planted"), True
     with pytest.raises(SystemExit):
         worker.execute_model("now")
-    signal.signal(signal.SIGALRM, before)
-
-
-def test_where_vllm_tolerates_faults_a_worker_lives_on(
-    slot: Slot, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """vLLM 0.32 asks all workers to go on."""
-    monkeypatch.setattr(Worker.parallel_config, "enable_fault_tolerance", True, raising=False)
-    worker = Worker(slot)
-    worker.rank, worker.raises = 1, MemoryError("planted")
-    with pytest.raises(MemoryError):
-        worker.execute_model("now")
-    assert slot.left == 0
 
 
 def test_only_what_all_ranks_do_together_ends_a_worker(slot: Slot) -> None:
@@ -328,11 +317,18 @@ def test_only_what_all_ranks_do_together_ends_a_worker(slot: Slot) -> None:
     assert slot.left == 0
 
 
-@pytest.mark.parametrize("backend", ["ray", "external_launcher", "uni", None])
-def test_other_executors_are_left_to_themselves(
-    slot: Slot, backend: str | None, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        *(("distributed_executor_backend", name) for name in ("ray", "external_launcher", "uni")),
+        ("distributed_executor_backend", None),
+        ("enable_fault_tolerance", True),  # of vLLM 0.32, which asks all workers to go on
+    ],
+)
+def test_where_others_see_to_errors_a_worker_lives_on(
+    slot: Slot, setting: str, value: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Worker.parallel_config, "distributed_executor_backend", backend)
+    monkeypatch.setattr(Worker.parallel_config, setting, value, raising=False)
     worker = Worker(slot)
     worker.rank, worker.raises = 1, MemoryError("planted")
     with pytest.raises(MemoryError):
