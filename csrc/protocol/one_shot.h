@@ -76,6 +76,13 @@ PYALLREDUCE_FN void one_shot(Block& block, const Call& call) {
   enter(block, turn);
   block.meet();
   advance_by_owner(block, turn);
+  // Each later step reads what it pushes when the wire is free for it: from the L2, by then.
+  block.signer([&](uint32_t lane) {
+#pragma unroll 1
+    for (uint32_t i = block.lanes + lane * kLine; i < share.count; i += kSignerLanes * kLine) {
+      prefetch(message.at(i));
+    }
+  });
   signatures.check(block, turn);
   for (uint32_t step = 0; step == 0 || share.has(step, block.lanes); ++step) {
     // One step ahead of the sums: the wire is busy while a lane waits.

@@ -44,6 +44,8 @@ constexpr uint32_t kSlots = 2;
 struct alignas(16) Words {
   uint32_t w[4];
 };
+// Vectors of a line of the L2.
+constexpr uint32_t kLine = 128 / sizeof(Words);
 
 PYALLREDUCE_BOTH_FN uint32_t min_of(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
