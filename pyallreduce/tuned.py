@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The dispatch tables that `pyallreduce tune` has measured: a file of them, one a kind of group.
 
-A table holds for one GPU model, world size, kind of link and version of this package. A file that
-is missing is no table; one that can't be read or was written for something else is ignored with a
-warning: nothing here ever stops a start-up.
+A table holds for one GPU model, world size, kind of link and version of this package and of its
+protocol: with other mailboxes the same entry is another grid. A file that is missing is no table;
+one that can't be read or was written for something else is ignored with a warning: nothing here
+ever stops a start-up.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import platformdirs
 
 from pyallreduce import wire
 from pyallreduce.errors import WireError
-from pyallreduce.facts import Facts
+from pyallreduce.facts import PROTOCOL_VERSION, Facts
 from pyallreduce.table import Entry, Table, TableError
 
 __all__ = ["FORMAT", "OFF", "Machine", "agreed", "load", "machine_of", "path_of", "save"]
@@ -157,6 +158,7 @@ def _replaces(machine: Machine, old: dict[str, Any]) -> bool:
 
 
 def _version() -> str:
+    package = "unknown"
     with suppress(importlib.metadata.PackageNotFoundError):
-        return importlib.metadata.version(_DISTRIBUTION)
-    return "unknown"
+        package = importlib.metadata.version(_DISTRIBUTION)
+    return f"{package}, protocol {PROTOCOL_VERSION}"

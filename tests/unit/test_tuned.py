@@ -8,6 +8,7 @@ import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -63,7 +64,7 @@ def test_the_key_is_the_same_on_all_ranks() -> None:
     assert machine_of(facts) == machine_of(facts[::-1])
     machine = machine_of(facts)
     assert (machine.gpu, machine.world, machine.link) == ("NVIDIA H100", 3, "NVLink 18")
-    assert machine.version not in ("", "unknown")
+    assert machine.version == f"{version('pyallreduce')}, protocol {PROTOCOL_VERSION}"
 
 
 def test_other_machines_have_other_keys() -> None:
