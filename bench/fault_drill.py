@@ -2,11 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Keep a record of the fault matrix, of deaths and how soon they are told, and of many starts.
 
-python bench/fault_drill.py OUT.json [--gpus N] [--ranks N] [--matrix] [--kills 20] [--starts 1000]
-    [--late 50] [--stalls 3]
+python bench/fault_drill.py OUT.json [--gpus N] [--ranks N] [--matrix] [--at-once N] [--kills 20]
+    [--starts 1000] [--late 50] [--stalls 3]
 
 Without --gpus the ranks are processes on the CPU. The cases and what is asked of them are those of
-tests/faults; in the matrix the first and the last of the ranks are the victims.
+tests/faults; in the matrix the first and the last of the ranks are the victims. --at-once: so many
+groups go through the matrix beside each other, on the same GPUs.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import json
 import statistics
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,7 @@ import click
 
 from pyallreduce.bench.timing import quantile
 from pyallreduce.info import header
-from pyallreduce.launch import Placement, launch
+from pyallreduce.launch import LaunchError, Placement, launch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests" / "faults"))
 from cases import Case, judge, lethal, survivable
@@ -32,13 +34,24 @@ _KEPT = ("end", "backend", "code", "took", "wrong", "usable_s")
 _STALL_MS = 8_000  # the deadline; a stall is noticed after the usual 5 s
 
 
-def matrix(ranks: int, gpus: int) -> list[dict[str, Any]]:
+def matrix(ranks: int, gpus: int, at_once: int) -> list[dict[str, Any]]:
     """Every case: whether it ended as promised, and how, by rank."""
-    outcomes: Outcomes = run(survivable(ranks), gpus, 150 * ranks)
-    for case in lethal(ranks):
-        outcomes.update(run([case], gpus, 90))
-        click.echo(f"{case.name}: {judge(case, outcomes.get(case.name, {})) or 'as promised'}")
-    return [_record(case, outcomes) for case in (*survivable(ranks), *lethal(ranks))]
+    together, alone = list(survivable(ranks)), list(lethal(ranks))
+    jobs = [(together[i::at_once], 150.0 * ranks) for i in range(at_once)]
+    jobs += [([case], 90.0) for case in alone]
+    outcomes: Outcomes = {}
+
+    def go_through(job: tuple[list[Case], float]) -> None:
+        cases, deadline_s = job
+        try:
+            outcomes.update(run(cases, gpus, deadline_s))
+        except LaunchError as error:  # its cases have no outcome, which is a complaint
+            click.echo(error)
+
+    with ThreadPoolExecutor(at_once) as groups:
+        for _ in groups.map(go_through, jobs):
+            pass
+    return [_record(case, outcomes) for case in (*together, *alone)]
 
 
 def _record(case: Case, outcomes: Outcomes) -> dict[str, Any]:
@@ -105,6 +118,7 @@ def stalls(placement: Placement, count: int) -> dict[str, Any]:
 @click.option("--gpus", default=0)
 @click.option("--ranks", type=click.IntRange(2, 8), default=2)
 @click.option("--matrix", "with_matrix", is_flag=True)
+@click.option("--at-once", type=click.IntRange(1), default=1)
 @click.option("--kills", "kill_count", default=0)
 @click.option("--starts", "start_count", default=0)
 @click.option("--stalls", "stall_count", default=0)
@@ -114,6 +128,7 @@ def main(
     gpus: int,
     ranks: int,
     with_matrix: bool,
+    at_once: int,
     kill_count: int,
     start_count: int,
     stall_count: int,
@@ -141,7 +156,7 @@ def main(
         keep("late", {"seconds": late, "ranks": results})
         click.echo(content["late"])
     if with_matrix:
-        keep("matrix", matrix(ranks, gpus))
+        keep("matrix", matrix(ranks, gpus, at_once))
         bad = [record["case"] for record in content["matrix"] if record["complaints"]]
         click.echo(f"{len(content['matrix'])} cases, {len(bad)} not as promised: {bad}")
 
