@@ -16,7 +16,7 @@ import json
 import statistics
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -34,24 +34,27 @@ _KEPT = ("end", "backend", "code", "took", "wrong", "usable_s")
 _STALL_MS = 8_000  # the deadline; a stall is noticed after the usual 5 s
 
 
-def matrix(ranks: int, gpus: int, at_once: int) -> list[dict[str, Any]]:
-    """Every case: whether it ended as promised, and how, by rank."""
+def matrix(ranks: int, gpus: int, at_once: int) -> Iterator[list[dict[str, Any]]]:
+    """Of every case, whether it ended as promised, and how, by rank; whenever a group has ended,
+    those of all so far."""
     together, alone = list(survivable(ranks)), list(lethal(ranks))
     jobs = [(together[i::at_once], 150.0 * ranks) for i in range(at_once)]
     jobs += [([case], 90.0) for case in alone]
-    outcomes: Outcomes = {}
-
-    def go_through(job: tuple[list[Case], float]) -> None:
-        cases, deadline_s = job
-        try:
-            outcomes.update(run(cases, gpus, deadline_s))
-        except LaunchError as error:  # its cases have no outcome, which is a complaint
-            click.echo(error)
-
+    ended: dict[str, dict[str, Any]] = {}
     with ThreadPoolExecutor(at_once) as groups:
-        for _ in groups.map(go_through, jobs):
-            pass
-    return [_record(case, outcomes) for case in (*together, *alone)]
+        running = [groups.submit(_go_through, *job, gpus) for job in jobs]
+        for group in as_completed(running):
+            ended |= group.result()
+            yield [ended[case.name] for case in (*together, *alone) if case.name in ended]
+
+
+def _go_through(cases: list[Case], deadline_s: float, gpus: int) -> dict[str, dict[str, Any]]:
+    outcomes: Outcomes = {}
+    try:
+        outcomes = run(cases, gpus, deadline_s)
+    except LaunchError as error:  # its cases have no outcome, which is a complaint
+        click.echo(error)
+    return {case.name: _record(case, outcomes) for case in cases}
 
 
 def _record(case: Case, outcomes: Outcomes) -> dict[str, Any]:
@@ -156,7 +159,8 @@ def main(
         keep("late", {"seconds": late, "ranks": results})
         click.echo(content["late"])
     if with_matrix:
-        keep("matrix", matrix(ranks, gpus, at_once))
+        for records in matrix(ranks, gpus, at_once):
+            keep("matrix", records)
         bad = [record["case"] for record in content["matrix"] if record["complaints"]]
         click.echo(f"{len(content['matrix'])} cases, {len(bad)} not as promised: {bad}")
 
