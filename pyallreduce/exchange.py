@@ -101,7 +101,10 @@ class Exchange:
             raise self._failure.copy()
         since = time.monotonic()
         mine = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
-        everybody = [torch.empty(FRAME_BYTES, dtype=torch.uint8) for _ in range(self.world)]
+        # On the CPU, whatever the program's default device is.
+        everybody = [
+            torch.empty(FRAME_BYTES, dtype=torch.uint8, device="cpu") for _ in range(self.world)
+        ]
         everybody[self.rank].copy_(mine)
         transfers = _Transfers(self, mine, everybody, since)
         # Also when a peer is lost: the others are to hear from this rank, and blame that one.

@@ -174,6 +174,17 @@ def recovery_vetoed(context: Context, _options: dict[str, Any]) -> list[Any]:
         return [*decision, bool(out.isnan().all()), works(comm)]
 
 
+def another_default_device(context: Context, _options: dict[str, Any]) -> list[Any]:
+    """Start-up, a refusal's new generation and recovery where tensors are made elsewhere."""
+    x = torch.ones(64)
+    with torch.device("meta"), communicator(context) as comm:
+        refused = outcome(lambda: comm.all_reduce(x, op="median" if context.rank else "sum"))[0]
+        again = comm.all_reduce(x).tolist() == [context.world] * 64
+        comm.recover()
+        right = comm.all_reduce(x).tolist() == [context.world] * 64
+        return [comm.decision.backend, refused, again, right]
+
+
 def slot(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
     """An engine's slot: what a compiled graph expects of a result, and how long a wait lasts."""
     with communicator(context) as comm, mock.patch.object(Slabs, "set_deadline") as deadlines:

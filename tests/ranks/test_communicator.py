@@ -82,6 +82,12 @@ def test_graphs_of_before_drain_when_recovery_ends_in_the_fallback() -> None:
     assert run("recovery_vetoed", 2) == [["nccl", "KERNEL_MISMATCH", True, True]] * 2
 
 
+def test_the_programs_default_device_is_not_that_of_the_exchange() -> None:
+    first, second = run("another_default_device", 2)
+    assert first == ["native", "CallRefused", True, True]
+    assert second == ["native", "InvalidCall", True, True]
+
+
 def test_a_slot_keeps_strides_and_has_the_usual_deadline_once_settled() -> None:
     for seen in run("slot", 2):
         assert seen["whole"] == seen["turned"] == seen["in part"] == [True, True]
