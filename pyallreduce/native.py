@@ -424,7 +424,10 @@ class NativePath:
         return True
 
     def _arm(self) -> None:
-        self._slabs.arm(self._generation, self._config.timeout_ms)
+        # A refusal ends no patience: the ranks are as far apart as before it.
+        patient = self._patient or not self._settled
+        deadline_ms = self._config.patient_ms if patient else self._config.timeout_ms
+        self._slabs.arm(self._generation, deadline_ms)
 
     def _followed(self) -> int:
         stream = self._current_stream(self._device)
