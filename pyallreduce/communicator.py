@@ -431,7 +431,7 @@ class Communicator:
 
     def _reject(self, code: Code, message: str) -> NoReturn:
         """Refuse the call here and at the peers, who may already wait for it."""
-        capturing = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        capturing = self.device.type == "cuda" and arrays.is_capturing(self._index)
         if self._native is not None and not capturing:
             self._native.refuse(code)
         raise InvalidCall(f"rank {self.rank}: {message}")

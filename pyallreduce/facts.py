@@ -11,7 +11,16 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["MAX_LINKS", "PROTOCOL_VERSION", "Facts", "Link", "Module", "Target", "share_a_gpu", "short"]
+__all__ = [
+    "MAX_LINKS",
+    "PROTOCOL_VERSION",
+    "Facts",
+    "Link",
+    "Module",
+    "Target",
+    "share_a_gpu",
+    "short",
+]
 
 # Raised with every change of the slab's layout or of what the kernels say to each other:
 # csrc/protocol/slab.h.
