@@ -21,6 +21,7 @@ __all__ = [
     "DTYPE_CODES",
     "address",
     "current_stream",
+    "is_capturing",
     "is_direct",
     "is_foreign",
     "on_stream",
@@ -124,6 +125,14 @@ def _public_current_stream(device_index: int) -> int:
 current_stream: Callable[[int], int] = getattr(
     torch._C, "_cuda_getCurrentRawStream", _public_current_stream
 )
+
+
+def is_capturing(device_index: int) -> bool:
+    """Whether a graph is being captured on this device's current stream."""
+    if torch.cuda.current_device() == device_index:
+        return torch.cuda.is_current_stream_capturing()
+    with torch.cuda.device(device_index):  # torch asks the current device
+        return torch.cuda.is_current_stream_capturing()
 
 
 def overlap_in_part(x: torch.Tensor, out: torch.Tensor) -> bool:

@@ -29,6 +29,7 @@ from pyallreduce.agree import resolve
 from pyallreduce.config import Config
 from pyallreduce.errors import BackendUnavailable, CommunicatorClosed, InvalidCall
 from pyallreduce.exchange import Exchange
+from pyallreduce.facts import share_a_gpu
 from pyallreduce.fallback import Fallback
 from pyallreduce.policy import AlgorithmName, Limits, Plan, plan_for, table_lines
 from pyallreduce.reasons import Code, Reason
@@ -115,7 +116,7 @@ class Communicator:
         self._parked: list[NativePath] = []  # what graphs may still write to
         self.validation_ms = agreement.validation_ms
         self._edges = agreement.edges
-        shared = len({f.gpu_uuid for f in agreement.facts}) < exchange.world
+        shared = share_a_gpu(agreement.facts)
         try:
             self._fallback = Fallback(exchange, self.device, fallback_group, nccl=not shared)
         except BaseException:
@@ -430,7 +431,7 @@ class Communicator:
 
     def _reject(self, code: Code, message: str) -> NoReturn:
         """Refuse the call here and at the peers, who may already wait for it."""
-        capturing = self.device.type == "cuda" and torch.cuda.is_current_stream_capturing()
+        capturing = self.device.type == "cuda" and arrays.is_capturing(self._index)
         if self._native is not None and not capturing:
             self._native.refuse(code)
         raise InvalidCall(f"rank {self.rank}: {message}")

@@ -12,6 +12,7 @@ from __future__ import annotations
 import datetime
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -31,6 +32,10 @@ _TAG = 0x70796172  # "pyar": the group may be in use for other messages
 _Obituary = Callable[[], tuple[int, str]]
 _OBITUARY_SECONDS = 0.1  # ten looks of a watchdog
 _ALL_OF_IT = 0.99  # of a deadline: waits are given in whole milliseconds
+# By group and backend, for all communicators of a group to share. They are never destroyed by
+# themselves: torch would name the next group of the same ranks alike, and that one would meet what
+# this one left in the store. They end with torch's default group.
+_COMPANIONS: weakref.WeakKeyDictionary[Group, dict[str, Group]] = weakref.WeakKeyDictionary()
 
 
 def backends_of(group: Group) -> dict[str, str]:
@@ -43,8 +48,8 @@ class Exchange:
     """Gathers frames among the ranks of `group`.
 
     A group that serves CPU tensors (gloo, or a mixed "cpu:gloo,cuda:nccl") carries them itself.
-    For one that does not (NCCL alone) a gloo group of the same ranks is made; its members must all
-    be here.
+    For one that does not (NCCL alone) a gloo group of the same ranks is made, once; its members
+    must all be here.
 
     Raises:
         NotAMember: this process is not in the group.
@@ -70,11 +75,18 @@ class Exchange:
             self._carrier = self.companion("gloo")
 
     def companion(self, backend: str) -> Group:
-        """A group of the same ranks with another backend; all of them must ask for it.
+        """A group of the same ranks with another backend; all of them must ask for it. The one made
+        for an earlier communicator of this group serves again.
 
         Raises:
             ExchangeTimeout: some rank did not, in time.
         """
+        made = _COMPANIONS.setdefault(self.group, {})
+        if backend not in made:
+            made[backend] = self._new_companion(backend)
+        return made[backend]
+
+    def _new_companion(self, backend: str) -> Group:
         timeout = datetime.timedelta(seconds=self._timeout_s)
         since = time.monotonic()
         try:
@@ -101,7 +113,10 @@ class Exchange:
             raise self._failure.copy()
         since = time.monotonic()
         mine = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
-        everybody = [torch.empty(FRAME_BYTES, dtype=torch.uint8) for _ in range(self.world)]
+        # On the CPU, whatever the program's default device is.
+        everybody = [
+            torch.empty(FRAME_BYTES, dtype=torch.uint8, device="cpu") for _ in range(self.world)
+        ]
         everybody[self.rank].copy_(mine)
         transfers = _Transfers(self, mine, everybody, since)
         # Also when a peer is lost: the others are to hear from this rank, and blame that one.
@@ -114,6 +129,9 @@ class Exchange:
         if transfers.lost:
             first = transfers.lost[0]  # what follows it may be its consequence
             self._failure = self._failed(f"exchange `{step}`", first)
+            made = _COMPANIONS.get(self.group, {})
+            if made.get("gloo") is self._carrier:  # a later communicator needs one in step
+                del made["gloo"]
             raise self._failure.copy() from first.error
         return [t.numpy().tobytes() for t in everybody]
 

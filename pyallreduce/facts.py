@@ -7,10 +7,20 @@ GPUs are UUIDs, never indices: an index means another GPU under another CUDA_VIS
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["MAX_LINKS", "PROTOCOL_VERSION", "Facts", "Link", "Module", "Target", "short"]
+__all__ = [
+    "MAX_LINKS",
+    "PROTOCOL_VERSION",
+    "Facts",
+    "Link",
+    "Module",
+    "Target",
+    "share_a_gpu",
+    "short",
+]
 
 # Raised with every change of the slab's layout or of what the kernels say to each other:
 # csrc/protocol/slab.h.
@@ -79,6 +89,12 @@ class Facts:
     def __str__(self) -> str:
         gpu = f" ({short(self.gpu_uuid)})" if self.gpu_uuid else ""
         return f"rank {self.rank}{gpu}"
+
+
+def share_a_gpu(group: Iterable[Facts]) -> bool:
+    """Whether two ranks are known to use one GPU: one that is not known may be any."""
+    known = [f.gpu_uuid for f in group if f.gpu_uuid]
+    return len(set(known)) < len(known)
 
 
 def short(gpu_uuid: str) -> str:

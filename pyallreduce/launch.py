@@ -251,12 +251,9 @@ def _listen(ranks: list[_Rank], deadline: float, on_report: Report) -> None:
     with selectors.DefaultSelector() as selector:
         for rank in ranks:
             selector.register(rank.pipe, selectors.EVENT_READ, rank)
-        while selector.get_map():
-            left = deadline - time.monotonic()
-            ready = selector.select(max(left, 0))
-            if not ready and left <= 0:
-                break
-            for key, _ in ready:
+        # Also where ranks report faster than they are heard.
+        while selector.get_map() and (left := deadline - time.monotonic()) > 0:
+            for key, _ in selector.select(left):
                 rank = key.data
                 for report in rank.read():
                     on_report(rank.number, report)

@@ -367,7 +367,7 @@ class NativePath:
         if self.limits.target == "host":
             self.settle()
             return
-        if torch.cuda.is_current_stream_capturing():
+        if arrays.is_capturing(self._device):
             return
         first = self._first_call  # another thread, which checks a step, may settle meanwhile
         if first is None:
@@ -424,7 +424,10 @@ class NativePath:
         return True
 
     def _arm(self) -> None:
-        self._slabs.arm(self._generation, self._config.timeout_ms)
+        # A refusal ends no patience: the ranks are as far apart as before it.
+        patient = self._patient or not self._settled
+        deadline_ms = self._config.patient_ms if patient else self._config.timeout_ms
+        self._slabs.arm(self._generation, deadline_ms)
 
     def _followed(self) -> int:
         stream = self._current_stream(self._device)
@@ -435,7 +438,7 @@ class NativePath:
     def _follow(self, stream: int) -> None:
         """Order a new stream behind the last one: one communicator runs one call at a time."""
         before, self._stream = self._stream, stream
-        if torch.cuda.is_current_stream_capturing():
+        if arrays.is_capturing(self._device):
             self.be_patient()
             return  # what a graph follows is known at its replay: the owner word guards that
         if before is not None:

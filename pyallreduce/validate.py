@@ -78,7 +78,9 @@ def first_calls(native: NativePath, rank: int, device: torch.device) -> Reason:
         ]
         veto = _eager(native, cases)
         if veto.code is Code.OK and device.type == "cuda":
-            veto = _replay(native, cases)
+            with torch.cuda.device(device):  # torch captures on the current one
+                stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+                veto = _replay(native, cases, stream)
     except CallMismatch as error:
         return Reason(Code.KERNEL_MISMATCH, str(error))
     except AllReduceAborted as error:
@@ -94,11 +96,15 @@ def _eager(native: NativePath, cases: list[_Case]) -> Reason:
     return _compare(native, cases, "eager")
 
 
-def _replay(native: NativePath, cases: list[_Case]) -> Reason:
-    """The same as one graph, on other payloads than those it was captured with."""
+def _replay(native: NativePath, cases: list[_Case], stream: torch.cuda.Stream) -> Reason:
+    """The same as one graph, on other payloads than those it was captured with.
+
+    `stream` is of the cases' device: torch's own for captures is of the device that was the current
+    one at its first capture.
+    """
     graph = torch.cuda.CUDAGraph()
     # Other threads of the program may use CUDA meanwhile.
-    with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+    with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         for case in cases:
             _call(native, case)
     native.prove()  # the capture asked for patience

@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -21,6 +22,7 @@ import torch.distributed as dist
 
 from pyallreduce import Communicator, Config, validate
 from pyallreduce import communicator as communicator_module
+from pyallreduce import exchange as exchange_module
 from pyallreduce.errors import ExchangeTimeout, PyallreduceError
 from pyallreduce.exchange import Exchange
 from pyallreduce.integrations.adapter import SlotAdapter
@@ -174,6 +176,17 @@ def recovery_vetoed(context: Context, _options: dict[str, Any]) -> list[Any]:
         return [*decision, bool(out.isnan().all()), works(comm)]
 
 
+def another_default_device(context: Context, _options: dict[str, Any]) -> list[Any]:
+    """Start-up, a refusal's new generation and recovery where tensors are made elsewhere."""
+    x = torch.ones(64)
+    with torch.device("meta"), communicator(context) as comm:
+        refused = outcome(lambda: comm.all_reduce(x, op="median" if context.rank else "sum"))[0]
+        again = comm.all_reduce(x).tolist() == [context.world] * 64
+        comm.recover()
+        right = comm.all_reduce(x).tolist() == [context.world] * 64
+        return [comm.decision.backend, refused, again, right]
+
+
 def slot(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
     """An engine's slot: what a compiled graph expects of a result, and how long a wait lasts."""
     with communicator(context) as comm, mock.patch.object(Slabs, "set_deadline") as deadlines:
@@ -229,6 +242,28 @@ def a_companion_in_time(context: Context, _options: dict[str, Any]) -> list[Any]
         return ["none", "", 0.0]
     since = time.monotonic()
     return [*outcome(lambda: exchange.companion("gloo")), time.monotonic() - since]
+
+
+def companions(_context: Context, _options: dict[str, Any]) -> list[Any]:
+    """Exchanges of a group that carries no CPU tensors, one after the other, and one more behind
+    one that failed: is the group made for them the same, and how many descriptors does it cost?"""
+
+    def carrier() -> dist.ProcessGroup:
+        with mock.patch.object(exchange_module, "backends_of", return_value={"cuda": "nccl"}):
+            return Exchange(None, 20_000)._carrier
+
+    first, begun = carrier(), _open_files()
+    same = [carrier() is first for _ in range(3)]
+    grown = _open_files() - begun
+    with mock.patch.object(exchange_module, "backends_of", return_value={"cuda": "nccl"}):
+        failing = Exchange(None, 20_000)
+    with mock.patch.object(failing, "start", side_effect=RuntimeError("made up")):
+        kind, _ = outcome(lambda: failing.gather(bytes(FRAME_BYTES), "roll call"))
+    return [same, grown, kind, carrier() is first]
+
+
+def _open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def forked(context: Context, options: dict[str, Any]) -> list[int]:

@@ -82,6 +82,12 @@ def test_graphs_of_before_drain_when_recovery_ends_in_the_fallback() -> None:
     assert run("recovery_vetoed", 2) == [["nccl", "KERNEL_MISMATCH", True, True]] * 2
 
 
+def test_the_programs_default_device_is_not_that_of_the_exchange() -> None:
+    first, second = run("another_default_device", 2)
+    assert first == ["native", "CallRefused", True, True]
+    assert second == ["native", "InvalidCall", True, True]
+
+
 def test_a_slot_keeps_strides_and_has_the_usual_deadline_once_settled() -> None:
     for seen in run("slot", 2):
         assert seen["whole"] == seen["turned"] == seen["in part"] == [True, True]
@@ -116,6 +122,10 @@ def test_a_group_for_frames_is_made_in_time_or_not() -> None:
     assert kind == "ExchangeTimeout", text
     assert "0.5 s" in text
     assert seconds < 2.5
+
+
+def test_a_group_for_frames_is_made_once_unless_it_fell_out_of_step() -> None:
+    assert run("companions", 2) == [[[True] * 3, 0, "ExchangeTimeout", False]] * 2
 
 
 def test_a_close_under_a_waiting_call_ends_it() -> None:

@@ -20,7 +20,7 @@ from pyallreduce.launch import LaunchError, Placement, launch
 pytestmark = pytest.mark.ranks
 
 TARGETS = """
-import os, threading
+import os, threading, time
 import torch
 import torch.distributed as dist
 
@@ -47,6 +47,14 @@ def die(context, options):
 def hang(context, options):
     context.say(os.getpid())
     threading.Event().wait()
+
+
+def chatter(context, options):
+    if context.rank == options["fails"]:
+        raise ValueError("it has had enough")
+    until = time.monotonic() + 40
+    while time.monotonic() < until:
+        context.say("x" * 1000)
 """
 
 
@@ -104,6 +112,25 @@ def test_a_hang_ends_at_the_deadline_and_leaves_nobody() -> None:
         )
     assert len(pids) == 2
     assert all(gone(pid) for pid in pids)
+
+
+@pytest.mark.parametrize(("fails", "deadline_s"), [(None, 10), (1, 90)])
+def test_reports_without_end_hold_up_no_deadline(fails: int | None, deadline_s: float) -> None:
+    """Neither that of all nor that of the last words. Heard slowly: a pipe is never empty."""
+    said: list[str] = []
+
+    def hear(_rank: int, report: str) -> None:
+        said.append(report)
+        time.sleep(0.001)
+
+    late = "rank 0, 1" if fails is None else "rank 0"
+    with pytest.raises(LaunchError, match=f"{late}: did not end in time"):
+        launch(
+            *("launch_targets:chatter", {"fails": fails}, Placement(2, 0)),
+            deadline_s=deadline_s,
+            on_report=hear,
+        )
+    assert said
 
 
 def test_the_ranks_of_a_killed_starter_end(targets: Path) -> None:

@@ -9,8 +9,10 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 
+from pyallreduce.config import Config
 from pyallreduce.errors import AllReduceAborted, CallRefused
 from pyallreduce.failure import Stop
 from pyallreduce.native import NativePath
@@ -68,6 +70,20 @@ def test_a_cause_that_never_comes_is_not_waited_for_long() -> None:
     path = native(Records([record(Stop.PEER), record(Stop.NONE)]))
     assert isinstance(path._failure(), AllReduceAborted)
     assert not path._renew_due
+
+
+@pytest.mark.parametrize(
+    ("patient", "settled", "deadline_ms"), [(0, True, 700), (0, False, 7000), (1, True, 7000)]
+)
+def test_a_new_generation_is_as_patient_as_the_last(
+    patient: int, settled: bool, deadline_ms: int
+) -> None:
+    path = native(Records([]))
+    path._patient, path._settled, path._generation = patient, settled, 2
+    path._config = Config(timeout_ms=700)
+    path._slabs = mock.Mock()
+    path._arm()
+    path._slabs.arm.assert_called_once_with(2, deadline_ms)
 
 
 def idle(path: Any, *answers: Exception | None) -> bool:

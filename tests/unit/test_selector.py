@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pyallreduce.errors import InvalidCall
-from pyallreduce.facts import PROTOCOL_VERSION, Facts, Link
+from pyallreduce.facts import PROTOCOL_VERSION, Facts, Link, share_a_gpu
 from pyallreduce.reasons import Code
 from pyallreduce.selector import decide
 
@@ -202,6 +202,21 @@ def test_ranks_may_share_a_gpu_if_all_say_so() -> None:
     assert decide(shared).backend == "native"
     shared[2] = replace(shared[2], share_gpu=False)
     assert decide(shared).reason.code is Code.SHARED_GPU
+
+
+@pytest.mark.parametrize(
+    ("uuids", "shared"),
+    [
+        (["GPU-0", "GPU-1"], False),
+        (["GPU-0", "GPU-0"], True),
+        (["", "", ""], False),
+        (["", "GPU-0", ""], False),
+        (["GPU-0", "", "GPU-0"], True),
+    ],
+)
+def test_gpus_that_nobody_knows_are_not_one(uuids: list[str], shared: bool) -> None:
+    facts = [replace(f, gpu_uuid=u) for f, u in zip(group(len(uuids)), uuids, strict=True)]
+    assert share_a_gpu(facts) is shared
 
 
 def test_a_link_to_an_outsider_does_not_matter() -> None:

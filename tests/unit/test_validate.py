@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from pyallreduce.policy import ALGORITHM_NAMES, AlgorithmName, Limits, Plan, pla
 from pyallreduce.reasons import Code
 
 NONCE = bytes(16)
+CPU = torch.device("cpu")
 SOUND, SILENT, CORRUPT = 1, 2, 3
 
 
@@ -59,7 +63,7 @@ def _input(rank: int, turn: int, elements: int) -> torch.Tensor:
 
 
 def first_calls(native: Any) -> Code:
-    return validate.first_calls(native, 0, torch.device("cpu")).code
+    return validate.first_calls(native, 0, CPU).code
 
 
 def test_right_sums_are_accepted() -> None:
@@ -92,6 +96,33 @@ def test_an_error_is_a_veto(error: Exception, code: Code) -> None:
     native = Native()
     native.error = error
     assert first_calls(native) is code
+
+
+def test_the_graph_is_captured_on_the_device_of_the_calls() -> None:
+    """Whichever device is the current one. The cases are on the CPU: there is no GPU here."""
+    device, scopes, seen = torch.device("cuda", 1), [0], list[Any]()
+
+    @contextlib.contextmanager
+    def scope(chosen: torch.device) -> Iterator[None]:
+        scopes.append(chosen.index)
+        yield
+        scopes.pop()
+
+    def graph(_graph: Any, *, stream: Any, **_rest: Any) -> Any:
+        seen.append((scopes[-1], stream))
+        return contextlib.nullcontext()
+
+    cuda = mock.patch.multiple(
+        torch.cuda, CUDAGraph=mock.Mock(), Stream=str, device=scope, graph=graph
+    )
+    on_cpu = validate._case
+    cases = mock.patch.object(
+        validate, "_case", lambda world, rank, _device, *rest: on_cpu(world, rank, CPU, *rest)
+    )
+    native: Any = Native()
+    with cuda, cases:
+        validate.first_calls(native, 0, device)
+    assert seen == [(1, "cuda:1")]
 
 
 @pytest.mark.parametrize(
