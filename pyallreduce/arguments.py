@@ -17,6 +17,10 @@ from pyallreduce.reasons import Code
 __all__ = ["chosen_device", "complaint"]
 
 _ALGORITHMS = (None, "auto", "one_shot", "two_shot")
+_NO_MEMORY = (
+    "has no memory of its own: pass the local tensor (of a DTensor: to_local()), outside of "
+    "torch.func's transforms"
+)
 Complaint = tuple[Code, str]
 
 
@@ -31,6 +35,8 @@ def complaint(
         return Code.DTYPE, f"a tensor of layout {x.layout}: expected a dense (strided) one"
     if x.device != device:
         return Code.DEVICE, f"a tensor on {x.device}: this communicator is on {device}"
+    if not arrays.has_memory(x):
+        return Code.DTYPE, f"x, a {type(x).__name__}, {_NO_MEMORY}"
     if x.requires_grad and torch.is_grad_enabled():
         return Code.AUTOGRAD, "a tensor that requires grad: pass x.detach(), or use no_grad"
     if not isinstance(op, str) or op not in OPERATIONS:
@@ -56,6 +62,8 @@ def _of_output(x: torch.Tensor, out: Any) -> Complaint | None:
     wanted = (tuple(x.shape), x.dtype, x.device, x.layout)
     if given != wanted:
         return Code.DTYPE, f"out is {given}: expected {wanted}, as x"
+    if not arrays.has_memory(out):
+        return Code.DTYPE, f"out, a {type(out).__name__}, {_NO_MEMORY}"
     if arrays.overlap_in_part(x, out):
         return Code.DTYPE, "out overlaps x in part: pass x itself, or memory apart from it"
     return None

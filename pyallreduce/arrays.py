@@ -21,6 +21,7 @@ __all__ = [
     "DTYPE_CODES",
     "address",
     "current_stream",
+    "has_memory",
     "is_direct",
     "is_foreign",
     "on_stream",
@@ -38,19 +39,32 @@ _ALIGNMENT = 16  # bytes
 
 def address(x: object, device_index: int) -> int:
     """The address of a tensor that can be launched as it is, else 0: a plain one (no subclass), on
-    this device (-1: the CPU), dense, contiguous, aligned to 16 bytes, not empty."""
+    this device (-1: the CPU), dense, contiguous, aligned to 16 bytes, not empty, its bytes its own
+    (not to be negated, not a transform's)."""
     if type(x) not in _PLAIN:
         return 0
     assert isinstance(x, torch.Tensor)
-    if x.get_device() != device_index or x.layout is not torch.strided or not x.is_contiguous():
+    try:
+        if x.get_device() != device_index or not x.is_contiguous() or x.is_neg():
+            return 0
+        found = x.data_ptr()
+    except RuntimeError:  # what has no storage, as of any layout but strided
         return 0
-    found = x.data_ptr()
     return 0 if found % _ALIGNMENT else found
+
+
+def has_memory(x: torch.Tensor) -> bool:
+    """Whether there are bytes where `x` says. A wrapper (DTensor, FakeTensor) says 0; within the
+    transforms of torch.func a tensor has no address to say."""
+    try:
+        return x.data_ptr() != 0 or x.numel() == 0
+    except RuntimeError:
+        return False
 
 
 def is_direct(x: torch.Tensor) -> bool:
     """Whether a kernel can read and write `x` where it is."""
-    return x.is_contiguous() and x.data_ptr() % _ALIGNMENT == 0
+    return x.is_contiguous() and not x.is_neg() and x.data_ptr() % _ALIGNMENT == 0
 
 
 def is_foreign(x: object) -> bool:

@@ -215,7 +215,8 @@ class Communicator:
             and x.device == self.device
             and x.layout is torch.strided
             and x.dtype in arrays.DTYPE_CODES
-            and not x.requires_grad
+            and not (x.requires_grad and torch.is_grad_enabled())
+            and (torch.compiler.is_compiling() or arrays.has_memory(x))  # traced: it has none yet
             and not self._native.left_to_nccl(x.nbytes)
         )
 

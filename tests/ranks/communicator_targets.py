@@ -58,6 +58,19 @@ def works(comm: Communicator, elements: int = 1000) -> bool:
     return bool((result == total).all())
 
 
+class Wrapper(torch.Tensor):
+    """A tensor around another, as DTensor is: it has no memory of its own."""
+
+    @staticmethod
+    def __new__(cls, local: torch.Tensor) -> Wrapper:
+        found: Wrapper = torch.Tensor._make_wrapper_subclass(cls, local.shape, dtype=local.dtype)
+        return found
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError(func)
+
+
 def bad_calls(comm: Communicator) -> dict[str, Callable[[], object]]:
     good = torch.ones(64)
     base = torch.ones(128)
@@ -74,6 +87,10 @@ def bad_calls(comm: Communicator) -> dict[str, Callable[[], object]]:
         "tag": lambda: comm.all_reduce(good, tag=-1),
         "no tag": lambda: comm.all_reduce(good, tag=None),  # type: ignore[arg-type]
         "ops": lambda: comm.all_reduce(good, op=["sum"]),  # type: ignore[arg-type]
+        "wrapper": lambda: comm.all_reduce(Wrapper(good)),
+        "out wrapper": lambda: comm.all_reduce(good, out=Wrapper(good)),
+        "zeros": lambda: comm.all_reduce(torch._efficientzerotensor((64,))),
+        "vmap": lambda: torch.func.vmap(comm.all_reduce)(torch.ones(2, 32)),
     }
 
 
@@ -328,12 +345,28 @@ def fallbacks(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
             comm.accepts(x.float()),
             comm.accepts(x),
             comm.accepts(x.float(), "max"),
+            comm.accepts(Wrapper(x.float())),
+            comm.accepts(torch.ones(3, requires_grad=True)),
         ]
+        with torch.no_grad():
+            results["accepts without grad"] = comm.accepts(torch.ones(3, requires_grad=True))
         stats = comm.stats()
         results["stats"] = [stats.calls, stats.fallbacks]
         comm.all_reduce(x.float())
         results["native calls"] = [comm.stats().calls, comm.stats().bytes]
         return results
+
+
+def negated(context: Context, options: dict[str, Any]) -> dict[str, list[float]]:
+    """Tensors whose bytes are to be negated before they are values, on one rank alone."""
+    with communicator(context, backend=options["backend"]) as comm:
+        ones = torch.ones(8)
+        x = torch._neg_view(ones) if context.rank == 1 else ones
+        out = torch._neg_view(torch.zeros(8)) if context.rank == 1 else torch.zeros(8)
+        seen = {"in": comm.all_reduce(x), "out": comm.all_reduce(torch.ones(8), out=out)}
+        seen["largest"] = comm.all_reduce(x, op="max")
+        seen["in place"] = comm.all_reduce(x, out=x)
+        return {name: result.unique().tolist() for name, result in seen.items()}
 
 
 def compiled(context: Context, _options: dict[str, Any]) -> list[Any]:

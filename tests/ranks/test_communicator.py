@@ -52,6 +52,7 @@ def test_a_call_that_all_refuse_harms_nobody() -> None:
         assert all(fine for _, _, fine in seen.values())
         assert "expected" in seen["op"][1]
         assert "requires grad" in seen["grad"][1]
+        assert "pass the local tensor" in seen["wrapper"][1]
 
 
 @pytest.mark.parametrize(
@@ -158,9 +159,16 @@ def test_what_is_not_native_goes_to_the_fallback_with_the_right_result() -> None
         assert results["product"] == [2, 16, 9]
         assert results["avg"] == [1.5, 4.0, -3.0]
         assert results["double"] == [3.0, 8.0, -6.0]
-        assert results["accepts"] == [True, False, False]
+        assert results["accepts"] == [True, False, False, False, False]
+        assert results["accepts without grad"], "a call of it runs natively"
         assert results["stats"] == [0, {"DTYPE": 2, "OP": 4}]
         assert results["native calls"] == [1, 12]
+
+
+@pytest.mark.parametrize("backend", ["auto", "nccl"])
+def test_a_negated_view_is_summed_as_its_values(backend: str) -> None:
+    right = {"in": [0.0], "out": [2.0], "largest": [1.0], "in place": [0.0]}
+    assert run("negated", 2, backend=backend) == [right] * 2
 
 
 def test_torch_compile_traces_the_whole_call() -> None:
