@@ -45,7 +45,9 @@ def complaint(
         return Code.OP, f"algorithm={algorithm!r}: expected auto, one_shot or two_shot"
     if not _is_tag(tag):
         return Code.OP, f"tag={tag!r}: expected an integer from 0 to 2^31 - 1"
-    return None if out is None or out is x else _of_output(x, out)
+    if out is None:
+        return None
+    return (None if out is x else _of_output(x, out)) or _of_target(out)
 
 
 def _is_tag(tag: Any) -> bool:
@@ -66,6 +68,14 @@ def _of_output(x: torch.Tensor, out: Any) -> Complaint | None:
         return Code.DTYPE, f"out, a {type(out).__name__}, {_NO_MEMORY}"
     if arrays.overlap_in_part(x, out):
         return Code.DTYPE, "out overlaps x in part: pass x itself, or memory apart from it"
+    return None
+
+
+def _of_target(out: torch.Tensor) -> Complaint | None:
+    if out.requires_grad and torch.is_grad_enabled():
+        return Code.AUTOGRAD, "out requires grad: pass out.detach(), or use no_grad"
+    if arrays.overlaps_itself(out):
+        return Code.DTYPE, "out has elements that share memory: pass out.contiguous(), or out=None"
     return None
 
 

@@ -26,6 +26,7 @@ __all__ = [
     "is_foreign",
     "on_stream",
     "overlap_in_part",
+    "overlaps_itself",
     "view",
     "wait_for",
 ]
@@ -147,6 +148,20 @@ def overlap_in_part(x: torch.Tensor, out: torch.Tensor) -> bool:
     a, b = _extent(x), _extent(out)
     same = x.data_ptr() == out.data_ptr() and x.stride() == out.stride()
     return not same and a[0] < b[1] and b[0] < a[1]
+
+
+def overlaps_itself(x: torch.Tensor) -> bool:
+    """Whether two elements may share memory, as of an expanded tensor: unless each stride leaves
+    room for all that the smaller ones reach."""
+    if x.is_contiguous() or x.numel() == 0:
+        return False
+    steps = sorted((step, size) for size, step in zip(x.shape, x.stride(), strict=True) if size > 1)
+    reach = 0
+    for step, size in steps:
+        if step <= reach:
+            return True
+        reach += step * (size - 1)
+    return False
 
 
 def _extent(x: torch.Tensor) -> tuple[int, int]:

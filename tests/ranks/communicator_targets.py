@@ -74,6 +74,7 @@ class Wrapper(torch.Tensor):
 def bad_calls(comm: Communicator) -> dict[str, Callable[[], object]]:
     good = torch.ones(64)
     base = torch.ones(128)
+    rows = torch.ones(8).expand(8, 8)
     return {
         "sparse": lambda: comm.all_reduce(torch.eye(4).to_sparse()),
         "grad": lambda: comm.all_reduce(torch.ones(4, requires_grad=True)),
@@ -89,6 +90,9 @@ def bad_calls(comm: Communicator) -> dict[str, Callable[[], object]]:
         "ops": lambda: comm.all_reduce(good, op=["sum"]),  # type: ignore[arg-type]
         "wrapper": lambda: comm.all_reduce(Wrapper(good)),
         "out wrapper": lambda: comm.all_reduce(good, out=Wrapper(good)),
+        "out grad": lambda: comm.all_reduce(good, out=torch.ones(64, requires_grad=True)),
+        "out expanded": lambda: comm.all_reduce(good, out=torch.ones(1).expand(64)),
+        "expanded in place": lambda: comm.all_reduce(rows, out=rows),
         "zeros": lambda: comm.all_reduce(torch._efficientzerotensor((64,))),
         "vmap": lambda: torch.func.vmap(comm.all_reduce)(torch.ones(2, 32)),
     }
@@ -120,8 +124,8 @@ def replay_after_refusal(context: Context, _options: dict[str, Any]) -> list[str
         return [told, str(state != 0), checked]
 
 
-def refuse_on_all(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
-    with communicator(context) as comm:
+def refuse_on_all(context: Context, options: dict[str, Any]) -> dict[str, Any]:
+    with communicator(context, backend=options["backend"]) as comm:
         return {name: [*outcome(bad), works(comm)] for name, bad in bad_calls(comm).items()}
 
 

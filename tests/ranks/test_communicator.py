@@ -46,8 +46,9 @@ def test_check_tells_of_replays_behind_a_refusal() -> None:
         assert checked == "AllReduceAborted", "the output of a drained replay was called valid"
 
 
-def test_a_call_that_all_refuse_harms_nobody() -> None:
-    for seen in run("refuse_on_all", 2):
+@pytest.mark.parametrize("backend", ["auto", "nccl"])
+def test_a_call_that_all_refuse_harms_nobody(backend: str) -> None:
+    for seen in run("refuse_on_all", 2, backend=backend):
         assert {kind for kind, _, _ in seen.values()} == {"InvalidCall"}
         assert all(fine for _, _, fine in seen.values())
         assert "expected" in seen["op"][1]
