@@ -91,18 +91,29 @@ def view(x: Any) -> torch.Tensor:
         if str(getattr(x, "dtype", "")) == "bfloat16":
             return torch.as_tensor(x.view("uint16"), device="cuda").view(torch.bfloat16)
         return torch.as_tensor(x, device="cuda")
-    except (TypeError, ValueError, RuntimeError) as error:
-        kind = f"{type(x).__module__}.{type(x).__name__}"
-        message = f"a {kind} of dtype {getattr(x, 'dtype', '?')}: {error}"
+    except Exception as error:  # another library's, of whatever kind
+        message = f"a {_kind(x)} of dtype {getattr(x, 'dtype', '?')}: {error}"
         raise InvalidCall(message) from error
 
 
 def empty_like(x: Any) -> Any:
-    """An uninitialised array of the same library, shape and dtype."""
+    """An uninitialised array of the same library, shape and dtype.
+
+    Raises:
+        InvalidCall: that library has no function for it (Numba).
+    """
     if isinstance(x, torch.Tensor):
         return torch.empty_like(x, memory_format=torch.contiguous_format)
-    library = sys.modules[type(x).__module__.split(".")[0]]
-    return library.empty_like(x)
+    library = type(x).__module__.split(".")[0]
+    make = getattr(sys.modules.get(library), "empty_like", None)
+    if make is None:
+        message = f"a {_kind(x)}: {library} has no empty_like to make the result with: pass out="
+        raise InvalidCall(message)
+    return make(x)
+
+
+def _kind(x: object) -> str:
+    return f"{type(x).__module__}.{type(x).__name__}"
 
 
 @contextlib.contextmanager

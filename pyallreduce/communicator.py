@@ -383,9 +383,17 @@ class Communicator:
 
     def _foreign(self, x: Any, out: Any, op: str, algorithm: AlgorithmName | None, tag: int) -> Any:
         with arrays.on_stream(x):
-            result = arrays.empty_like(x) if out is None else out
-            self.all_reduce(arrays.view(x), arrays.view(result), op, algorithm=algorithm, tag=tag)
+            source, target, result = self._views(x, out)
+            self.all_reduce(source, target, op, algorithm=algorithm, tag=tag)
         return result
+
+    def _views(self, x: Any, out: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """Tensors over the memory of another library's `x` and result, and the result itself."""
+        try:
+            result = arrays.empty_like(x) if out is None else out
+            return arrays.view(x), arrays.view(result), result
+        except Exception as error:  # of that library, of whatever kind: the peers wait already
+            self._reject(Code.DTYPE, str(error) or repr(error))
 
     def _refuse_if_closed(self) -> None:
         if self.closed:

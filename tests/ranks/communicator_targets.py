@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import torch
@@ -71,6 +71,17 @@ class Wrapper(torch.Tensor):
         raise NotImplementedError(func)
 
 
+class Foreign:
+    """An array of a library that has no empty_like; with no GPU here torch can't view it."""
+
+    __cuda_array_interface__: ClassVar[dict[str, Any]] = {
+        "shape": (64,),
+        "typestr": "<f4",
+        "data": (0, False),
+        "version": 3,
+    }
+
+
 def bad_calls(comm: Communicator) -> dict[str, Callable[[], object]]:
     good = torch.ones(64)
     base = torch.ones(128)
@@ -93,6 +104,8 @@ def bad_calls(comm: Communicator) -> dict[str, Callable[[], object]]:
         "out grad": lambda: comm.all_reduce(good, out=torch.ones(64, requires_grad=True)),
         "out expanded": lambda: comm.all_reduce(good, out=torch.ones(1).expand(64)),
         "expanded in place": lambda: comm.all_reduce(rows, out=rows),
+        "foreign": lambda: comm.all_reduce(Foreign()),
+        "foreign with out": lambda: comm.all_reduce(Foreign(), out=Foreign()),
         "zeros": lambda: comm.all_reduce(torch._efficientzerotensor((64,))),
         "vmap": lambda: torch.func.vmap(comm.all_reduce)(torch.ones(2, 32)),
     }

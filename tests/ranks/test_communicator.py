@@ -54,6 +54,8 @@ def test_a_call_that_all_refuse_harms_nobody(backend: str) -> None:
         assert "expected" in seen["op"][1]
         assert "requires grad" in seen["grad"][1]
         assert "pass the local tensor" in seen["wrapper"][1]
+        assert "pass out=" in seen["foreign"][1]
+        assert "Foreign of dtype ?" in seen["foreign with out"][1]
 
 
 @pytest.mark.parametrize(
