@@ -183,7 +183,7 @@ class Communicator:
             self._calls += 1
             return result
         if torch.compiler.is_compiling():
-            return self._traced(x, out, op)
+            return self._traced(x, out, op, algorithm, tag)
         self._refuse_if_closed()
         if arrays.is_foreign(x):
             return self._foreign(x, out, op, algorithm, tag)
@@ -377,8 +377,15 @@ class Communicator:
                 "%s carries every all-reduce. %s", self._fallback.name, self.decision.reason
             )
 
-    def _traced(self, x: torch.Tensor, out: torch.Tensor | None, op: str) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.pyallreduce.all_reduce(x, self._id, op)
+    def _traced(
+        self,
+        x: torch.Tensor,
+        out: torch.Tensor | None,
+        op: str,
+        algorithm: AlgorithmName | None,
+        tag: int,
+    ) -> torch.Tensor:
+        result: torch.Tensor = torch.ops.pyallreduce.all_reduce(x, self._id, op, algorithm, tag)
         return result if out is None else out.copy_(result)
 
     def _foreign(self, x: Any, out: Any, op: str, algorithm: AlgorithmName | None, tag: int) -> Any:

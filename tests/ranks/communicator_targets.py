@@ -399,6 +399,42 @@ def compiled(context: Context, _options: dict[str, Any]) -> list[Any]:
         return [bool(torch.equal(step(x), total)), comm.stats().calls]
 
 
+def compiled_arguments(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
+    """What compiled calls make of a tag, of an algorithm, and of `accepts`."""
+    from torch._dynamo.testing import CompileCounter
+
+    with communicator(context) as comm:
+        compilations = CompileCounter()
+
+        @torch.compile(fullgraph=True, backend=compilations)
+        def tagged(x: torch.Tensor, tag: int) -> torch.Tensor:
+            y: torch.Tensor = comm.all_reduce(x, tag=tag)
+            return y
+
+        @torch.compile(fullgraph=True, backend="aot_eager")
+        def natively(x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = comm.all_reduce(x, algorithm="two_shot")
+            return y
+
+        @torch.compile(fullgraph=True, backend="aot_eager")
+        def accepted(x: torch.Tensor) -> torch.Tensor:
+            return x + 1 if comm.accepts(x) else x
+
+        native, x = comm._native, torch.ones(8)
+        assert native is not None
+        with mock.patch.object(native, "plan", wraps=native.plan) as plan:
+            seen: dict[str, Any] = {"two_shot": float(natively(x)[0])}
+        seen["algorithms"] = [call.args[1] for call in plan.call_args_list]
+        seen["accepts"] = float(accepted(x)[0])
+        seen["integer"] = outcome(lambda: natively(x.int()))[0]
+        seen["tags"] = [float(tagged(x, tag)[0]) for tag in (3, 4, 5, 6)]
+        seen["compilations"] = compilations.frame_count
+        seen["refused tag"] = outcome(lambda: tagged(x, -1))[0]
+        dist.barrier()
+        seen["other tag"] = outcome(lambda: tagged(x, 7 + context.rank))
+        return seen
+
+
 def subgroups(context: Context, _options: dict[str, Any]) -> list[Any]:
     """Two groups of two ranks, and two communicators used in turn."""
     pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]

@@ -178,6 +178,20 @@ def test_torch_compile_traces_the_whole_call() -> None:
     assert run("compiled", 2) == [[True, 1]] * 2
 
 
+def test_compiled_calls_are_as_eager_ones() -> None:
+    for seen in run("compiled_arguments", 2):
+        assert (seen["two_shot"], seen["algorithms"]) == (2.0, ["two_shot"])
+        assert seen["accepts"] == 2.0
+        assert seen["integer"] == "InvalidCall", "a forced algorithm is native or an error"
+        assert seen["tags"] == [2.0] * 4
+        assert seen["compilations"] <= 2, "each tag was compiled anew"
+        assert seen["refused tag"] == "InvalidCall"
+        kind, text = seen["other tag"]
+        assert kind == "CallMismatch", text
+        assert "tag 7" in text
+        assert "tag 8" in text
+
+
 def test_subgroups_and_two_communicators_in_turn() -> None:
     first, second = ["NotAMember", [3.0, 10.0]], ["NotAMember", [7.0, 10.0]]
     assert run("subgroups", 4) == [first, first, second, second]
