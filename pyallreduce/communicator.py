@@ -222,7 +222,7 @@ class Communicator:
 
     def plan(self, nbytes: int) -> str:
         """The algorithm that default dispatch picks for a message of `nbytes` bytes, or "nccl"."""
-        if self._native is not None and self._native.left_to_nccl(nbytes):
+        if self._native is None or self._native.left_to_nccl(nbytes):
             return "nccl"
         return plan_for(nbytes, self._limits, self.config.algorithm).name
 
@@ -328,7 +328,8 @@ class Communicator:
 
     def stats(self) -> Stats:
         """Counts since construction; a graph's replays count as the one captured call."""
-        aborts = 0 if self._native is None else self._native.aborts
+        paths = (*self._parked, self._native)
+        aborts = sum(native.aborts for native in paths if native is not None)
         return Stats(self._calls, self._bytes, dict(self._fallbacks), aborts)
 
     def memory(self) -> list[tuple[str, int]]:

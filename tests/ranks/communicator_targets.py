@@ -194,18 +194,20 @@ def abort_behind_refusal(context: Context, _options: dict[str, Any]) -> list[lis
 
 
 def recovery_vetoed(context: Context, _options: dict[str, Any]) -> list[Any]:
-    """Rank 1 finds the kernels unfit when all recover; then a graph of before is replayed: a launch
-    that the host does not see."""
+    """Rank 1 refuses a call, and finds the kernels unfit when all recover; then a graph of before
+    is replayed: a launch that the host does not see."""
     with communicator(context) as comm:
         native, x, out = comm._native, torch.ones(64), torch.zeros(64)
         assert native is not None
         launch = native._launch(x, native.plan(256))
+        outcome(lambda: comm.all_reduce(x, op="median" if context.rank == 1 else "sum"))
         found = Reason(Code.KERNEL_MISMATCH, "made up") if context.rank == 1 else Reason(Code.OK)
         with mock.patch.object(validate, "first_calls", return_value=found):
             comm.recover()
         launch(x.data_ptr(), out.data_ptr(), 0, 0)
         decision = [comm.decision.backend, comm.decision.reason.code.value]
-        return [*decision, bool(out.isnan().all()), works(comm)]
+        counts = [comm.plan(256), comm.stats().aborts]
+        return [*decision, bool(out.isnan().all()), works(comm), *counts]
 
 
 def slot(context: Context, _options: dict[str, Any]) -> dict[str, Any]:

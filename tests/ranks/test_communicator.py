@@ -83,7 +83,12 @@ def test_an_abort_behind_a_refusal_is_told_on_all_ranks() -> None:
 
 
 def test_graphs_of_before_drain_when_recovery_ends_in_the_fallback() -> None:
-    assert run("recovery_vetoed", 2) == [["nccl", "KERNEL_MISMATCH", True, True]] * 2
+    for rank, (*decision, drained, right, plan, aborts) in enumerate(run("recovery_vetoed", 2)):
+        assert decision == ["nccl", "KERNEL_MISMATCH"]
+        assert drained
+        assert right
+        assert plan == "nccl", "the plan is of a path that is gone"
+        assert aborts == (1 if rank == 0 else 0), "counts are since construction"
 
 
 def test_a_slot_keeps_strides_and_has_the_usual_deadline_once_settled() -> None:

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import pytest
 import torch
 
 from pyallreduce.errors import AllReduceAborted, CallRefused
@@ -16,7 +17,8 @@ from pyallreduce.failure import Stop
 from pyallreduce.native import NativePath
 from pyallreduce.reasons import Code
 
-REFUSED_SHAPE = 1 << 7
+REFUSED_SHAPE = 1 << 7  # csrc/protocol/call.h
+TAIL_SHIFT = 8
 
 
 def record(stop: Stop, code: Code = Code.OK) -> Any:
@@ -68,6 +70,21 @@ def test_a_cause_that_never_comes_is_not_waited_for_long() -> None:
     path = native(Records([record(Stop.PEER), record(Stop.NONE)]))
     assert isinstance(path._failure(), AllReduceAborted)
     assert not path._renew_due
+
+
+@pytest.mark.parametrize("death", [(-1, ""), (1, "rank 1 ended")])
+@pytest.mark.parametrize(("vectors", "tail", "nbytes"), [(1, 12, 12), (3, 2, 34), (3, 0, 48)])
+def test_an_error_tells_the_bytes_of_the_call(
+    vectors: int, tail: int, nbytes: int, death: tuple[int, str]
+) -> None:
+    """Not those of its vectors, the last of which may be filled in part."""
+    waited = record(Stop.DEADLINE)
+    waited.ours = (4, vectors, tail << TAIL_SHIFT, 0)
+    path = native(Records([waited, record(Stop.NONE)]))
+    path._cause = lambda: (path._records(), death)
+    error = path._failure()
+    assert error.nbytes == nbytes
+    assert f"{nbytes} bytes" in str(error)
 
 
 def idle(path: Any, *answers: Exception | None) -> bool:
