@@ -154,10 +154,12 @@ class Communicator:
         current stream.
 
         Args:
-            x: a tensor on this communicator's device, of any shape and strides, or a CUDA array of
-                another library (CuPy: on its current stream).
+            x: a tensor on this communicator's device, of any shape and strides, with memory of its
+                own (of a DTensor: its local tensor), or a CUDA array of another library (CuPy: on
+                its current stream; Numba: with `out`).
             out: where the result goes: None for a new array, `x` itself for in place, or another
-                array of the same shape, dtype and device that does not overlap `x`.
+                array of the same shape, dtype and device that does not overlap `x`. Its elements
+                share no memory, and where gradients are recorded it requires none.
             op: "sum", "avg", "max", "min" or "product".
             algorithm: forces "one_shot" or "two_shot"; the call is then native or an error.
             tag: 0 to 2^31-1; ranks whose tags differ get `CallMismatch`.
