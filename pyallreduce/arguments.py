@@ -17,6 +17,10 @@ from pyallreduce.reasons import Code
 __all__ = ["chosen_device", "complaint"]
 
 _ALGORITHMS = (None, "auto", "one_shot", "two_shot")
+_NO_MEMORY = (
+    "has no memory of its own: pass the local tensor (of a DTensor: to_local()), outside of "
+    "torch.func's transforms"
+)
 Complaint = tuple[Code, str]
 
 
@@ -31,6 +35,8 @@ def complaint(
         return Code.DTYPE, f"a tensor of layout {x.layout}: expected a dense (strided) one"
     if x.device != device:
         return Code.DEVICE, f"a tensor on {x.device}: this communicator is on {device}"
+    if not arrays.has_memory(x):
+        return Code.DTYPE, f"x, a {type(x).__name__}, {_NO_MEMORY}"
     if x.requires_grad and torch.is_grad_enabled():
         return Code.AUTOGRAD, "a tensor that requires grad: pass x.detach(), or use no_grad"
     if not isinstance(op, str) or op not in OPERATIONS:
@@ -39,7 +45,9 @@ def complaint(
         return Code.OP, f"algorithm={algorithm!r}: expected auto, one_shot or two_shot"
     if not _is_tag(tag):
         return Code.OP, f"tag={tag!r}: expected an integer from 0 to 2^31 - 1"
-    return None if out is None or out is x else _of_output(x, out)
+    if out is None:
+        return None
+    return (None if out is x else _of_output(x, out)) or _of_target(out)
 
 
 def _is_tag(tag: Any) -> bool:
@@ -56,8 +64,18 @@ def _of_output(x: torch.Tensor, out: Any) -> Complaint | None:
     wanted = (tuple(x.shape), x.dtype, x.device, x.layout)
     if given != wanted:
         return Code.DTYPE, f"out is {given}: expected {wanted}, as x"
+    if not arrays.has_memory(out):
+        return Code.DTYPE, f"out, a {type(out).__name__}, {_NO_MEMORY}"
     if arrays.overlap_in_part(x, out):
         return Code.DTYPE, "out overlaps x in part: pass x itself, or memory apart from it"
+    return None
+
+
+def _of_target(out: torch.Tensor) -> Complaint | None:
+    if out.requires_grad and torch.is_grad_enabled():
+        return Code.AUTOGRAD, "out requires grad: pass out.detach(), or use no_grad"
+    if arrays.overlaps_itself(out):
+        return Code.DTYPE, "out has elements that share memory: pass out.contiguous(), or out=None"
     return None
 
 

@@ -21,11 +21,13 @@ __all__ = [
     "DTYPE_CODES",
     "address",
     "current_stream",
+    "has_memory",
     "is_capturing",
     "is_direct",
     "is_foreign",
     "on_stream",
     "overlap_in_part",
+    "overlaps_itself",
     "view",
     "wait_for",
 ]
@@ -39,19 +41,32 @@ _ALIGNMENT = 16  # bytes
 
 def address(x: object, device_index: int) -> int:
     """The address of a tensor that can be launched as it is, else 0: a plain one (no subclass), on
-    this device (-1: the CPU), dense, contiguous, aligned to 16 bytes, not empty."""
+    this device (-1: the CPU), dense, contiguous, aligned to 16 bytes, not empty, its bytes its own
+    (not to be negated, not a transform's)."""
     if type(x) not in _PLAIN:
         return 0
     assert isinstance(x, torch.Tensor)
-    if x.get_device() != device_index or x.layout is not torch.strided or not x.is_contiguous():
+    try:
+        if x.get_device() != device_index or not x.is_contiguous() or x.is_neg():
+            return 0
+        found = x.data_ptr()
+    except RuntimeError:  # what has no storage, as of any layout but strided
         return 0
-    found = x.data_ptr()
     return 0 if found % _ALIGNMENT else found
+
+
+def has_memory(x: torch.Tensor) -> bool:
+    """Whether there are bytes where `x` says. A wrapper (DTensor, FakeTensor) says 0; within the
+    transforms of torch.func a tensor has no address to say."""
+    try:
+        return x.data_ptr() != 0 or x.numel() == 0
+    except RuntimeError:
+        return False
 
 
 def is_direct(x: torch.Tensor) -> bool:
     """Whether a kernel can read and write `x` where it is."""
-    return x.is_contiguous() and x.data_ptr() % _ALIGNMENT == 0
+    return x.is_contiguous() and not x.is_neg() and x.data_ptr() % _ALIGNMENT == 0
 
 
 def is_foreign(x: object) -> bool:
@@ -77,18 +92,29 @@ def view(x: Any) -> torch.Tensor:
         if str(getattr(x, "dtype", "")) == "bfloat16":
             return torch.as_tensor(x.view("uint16"), device="cuda").view(torch.bfloat16)
         return torch.as_tensor(x, device="cuda")
-    except (TypeError, ValueError, RuntimeError) as error:
-        kind = f"{type(x).__module__}.{type(x).__name__}"
-        message = f"a {kind} of dtype {getattr(x, 'dtype', '?')}: {error}"
+    except Exception as error:  # another library's, of whatever kind
+        message = f"a {_kind(x)} of dtype {getattr(x, 'dtype', '?')}: {error}"
         raise InvalidCall(message) from error
 
 
 def empty_like(x: Any) -> Any:
-    """An uninitialised array of the same library, shape and dtype."""
+    """An uninitialised array of the same library, shape and dtype.
+
+    Raises:
+        InvalidCall: that library has no function for it (Numba).
+    """
     if isinstance(x, torch.Tensor):
         return torch.empty_like(x, memory_format=torch.contiguous_format)
-    library = sys.modules[type(x).__module__.split(".")[0]]
-    return library.empty_like(x)
+    library = type(x).__module__.split(".")[0]
+    make = getattr(sys.modules.get(library), "empty_like", None)
+    if make is None:
+        message = f"a {_kind(x)}: {library} has no empty_like to make the result with: pass out="
+        raise InvalidCall(message)
+    return make(x)
+
+
+def _kind(x: object) -> str:
+    return f"{type(x).__module__}.{type(x).__name__}"
 
 
 @contextlib.contextmanager
@@ -142,6 +168,20 @@ def overlap_in_part(x: torch.Tensor, out: torch.Tensor) -> bool:
     a, b = _extent(x), _extent(out)
     same = x.data_ptr() == out.data_ptr() and x.stride() == out.stride()
     return not same and a[0] < b[1] and b[0] < a[1]
+
+
+def overlaps_itself(x: torch.Tensor) -> bool:
+    """Whether two elements may share memory, as of an expanded tensor: unless each stride leaves
+    room for all that the smaller ones reach."""
+    if x.is_contiguous() or x.numel() == 0:
+        return False
+    steps = sorted((step, size) for size, step in zip(x.shape, x.stride(), strict=True) if size > 1)
+    reach = 0
+    for step, size in steps:
+        if step <= reach:
+            return True
+        reach += step * (size - 1)
+    return False
 
 
 def _extent(x: torch.Tensor) -> tuple[int, int]:

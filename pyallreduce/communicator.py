@@ -155,10 +155,12 @@ class Communicator:
         current stream.
 
         Args:
-            x: a tensor on this communicator's device, of any shape and strides, or a CUDA array of
-                another library (CuPy: on its current stream).
+            x: a tensor on this communicator's device, of any shape and strides, with memory of its
+                own (of a DTensor: its local tensor), or a CUDA array of another library (CuPy: on
+                its current stream; Numba: with `out`).
             out: where the result goes: None for a new array, `x` itself for in place, or another
-                array of the same shape, dtype and device that does not overlap `x`.
+                array of the same shape, dtype and device that does not overlap `x`. Its elements
+                share no memory, and where gradients are recorded it requires none.
             op: "sum", "avg", "max", "min" or "product".
             algorithm: forces "one_shot" or "two_shot"; the call is then native or an error.
             tag: 0 to 2^31-1; ranks whose tags differ get `CallMismatch`.
@@ -184,7 +186,7 @@ class Communicator:
             self._calls += 1
             return result
         if torch.compiler.is_compiling():
-            return self._traced(x, out, op)
+            return self._traced(x, out, op, algorithm, tag)
         self._refuse_if_closed()
         if arrays.is_foreign(x):
             return self._foreign(x, out, op, algorithm, tag)
@@ -216,13 +218,14 @@ class Communicator:
             and x.device == self.device
             and x.layout is torch.strided
             and x.dtype in arrays.DTYPE_CODES
-            and not x.requires_grad
+            and not (x.requires_grad and torch.is_grad_enabled())
+            and (torch.compiler.is_compiling() or arrays.has_memory(x))  # traced: it has none yet
             and not self._native.left_to_nccl(x.nbytes)
         )
 
     def plan(self, nbytes: int) -> str:
         """The algorithm that default dispatch picks for a message of `nbytes` bytes, or "nccl"."""
-        if self._native is not None and self._native.left_to_nccl(nbytes):
+        if self._native is None or self._native.left_to_nccl(nbytes):
             return "nccl"
         return plan_for(nbytes, self._limits, self.config.algorithm).name
 
@@ -328,7 +331,8 @@ class Communicator:
 
     def stats(self) -> Stats:
         """Counts since construction; a graph's replays count as the one captured call."""
-        aborts = 0 if self._native is None else self._native.aborts
+        paths = (*self._parked, self._native)
+        aborts = sum(native.aborts for native in paths if native is not None)
         return Stats(self._calls, self._bytes, dict(self._fallbacks), aborts)
 
     def memory(self) -> list[tuple[str, int]]:
@@ -377,15 +381,30 @@ class Communicator:
                 "%s carries every all-reduce. %s", self._fallback.name, self.decision.reason
             )
 
-    def _traced(self, x: torch.Tensor, out: torch.Tensor | None, op: str) -> torch.Tensor:
-        result: torch.Tensor = torch.ops.pyallreduce.all_reduce(x, self._id, op)
+    def _traced(
+        self,
+        x: torch.Tensor,
+        out: torch.Tensor | None,
+        op: str,
+        algorithm: AlgorithmName | None,
+        tag: int,
+    ) -> torch.Tensor:
+        result: torch.Tensor = torch.ops.pyallreduce.all_reduce(x, self._id, op, algorithm, tag)
         return result if out is None else out.copy_(result)
 
     def _foreign(self, x: Any, out: Any, op: str, algorithm: AlgorithmName | None, tag: int) -> Any:
         with arrays.on_stream(x):
-            result = arrays.empty_like(x) if out is None else out
-            self.all_reduce(arrays.view(x), arrays.view(result), op, algorithm=algorithm, tag=tag)
+            source, target, result = self._views(x, out)
+            self.all_reduce(source, target, op, algorithm=algorithm, tag=tag)
         return result
+
+    def _views(self, x: Any, out: Any) -> tuple[torch.Tensor, torch.Tensor, Any]:
+        """Tensors over the memory of another library's `x` and result, and the result itself."""
+        try:
+            result = arrays.empty_like(x) if out is None else out
+            return arrays.view(x), arrays.view(result), result
+        except Exception as error:  # of that library, of whatever kind: the peers wait already
+            self._reject(Code.DTYPE, str(error) or repr(error))
 
     def _refuse_if_closed(self) -> None:
         if self.closed:

@@ -45,16 +45,22 @@ def stop_of(state: int) -> Stop:
 
 def signature_text(words: tuple[int, int, int, int]) -> str:
     """A signature as people read it."""
-    epoch, vectors, shape, tag = words
+    epoch, _, shape, tag = words
     if shape & _REFUSED:
         return f"refused ({_refusal(tag)})"
-    dtype, algorithm, tail, grid, laps, chunk = _native.load().decode_shape(shape)
-    nbytes = vectors * 16 - (16 - tail if tail else 0)
+    dtype, algorithm, _, grid, laps, chunk = _native.load().decode_shape(shape)
     return (
-        f"call {epoch}: {nbytes} bytes of {_DTYPES.get(dtype, dtype)}, sum, "
+        f"call {epoch}: {_nbytes(words)} bytes of {_DTYPES.get(dtype, dtype)}, sum, "
         f"{ALGORITHM_NAMES.get(algorithm, algorithm)}, {grid} blocks, {laps} laps, chunk {chunk}, "
         f"tag {tag}"
     )
+
+
+def _nbytes(words: tuple[int, int, int, int]) -> int:
+    """The bytes of a call: its vectors are of 16, the last one may be filled in part."""
+    _, vectors, shape, _ = words
+    tail = _native.load().decode_shape(shape)[2]
+    return vectors * 16 - (16 - tail if tail else 0)
 
 
 def error_from(rank: int, records: list[Record], death: tuple[int, str]) -> PyallreduceError:
@@ -86,7 +92,7 @@ def _bereaved(rank: int, own: Record, peer: int, sentence: str) -> AllReduceAbor
         peer=peer,
         call=own.epoch,
         algorithm=ALGORITHM_NAMES.get(own.algorithm, str(own.algorithm)),
-        nbytes=own.ours[1] * 16,
+        nbytes=_nbytes(own.ours),
         phase=phase,
     )
 
@@ -109,7 +115,7 @@ def _error(rank: int, record: Record, prefix: str) -> PyallreduceError:
     ours = signature_text(record.ours)
     phase = _PHASES.get(record.phase, str(record.phase))
     algorithm = ALGORITHM_NAMES.get(record.algorithm, str(record.algorithm))
-    nbytes = record.ours[1] * 16
+    nbytes = _nbytes(record.ours)
     if stop is Stop.MISMATCH:
         theirs = signature_text(record.theirs)
         both = f"Rank {rank}: {ours}. Rank {record.peer}: {theirs}."

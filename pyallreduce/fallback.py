@@ -48,10 +48,10 @@ class Fallback:
         """
         if op not in OPERATIONS:
             raise InvalidCall(f"op={op!r}: expected one of {', '.join(OPERATIONS)}")
-        if out.data_ptr() != x.data_ptr() or out.stride() != x.stride():
+        if not _same(x, out):
             out.copy_(x)
         average = op == "avg" and self.name != "nccl"  # gloo has no AVG
-        work = out if out.is_contiguous() else out.contiguous()
+        work = out if _is_as_stored(out) else out.clone(memory_format=torch.contiguous_format)
         try:
             dist.all_reduce(work, OPERATIONS["sum" if average else op], group=self._group)
         except (RuntimeError, ValueError, TypeError) as error:
@@ -71,6 +71,18 @@ class Fallback:
             "process group can't be used any more."
         )
         return AllReduceAborted(message, rank=self._rank, nbytes=x.nbytes, algorithm=self.name)
+
+
+def _same(x: torch.Tensor, out: torch.Tensor) -> bool:
+    """Whether `out` already holds what `x` does."""
+    places = [(t.data_ptr(), t.stride(), t.is_neg(), t.is_conj()) for t in (x, out)]
+    return places[0] == places[1]
+
+
+def _is_as_stored(x: torch.Tensor) -> bool:
+    """Whether its bytes are its values, in order: a backend does not see the bits that say that
+    they are to be negated or conjugated first."""
+    return x.is_contiguous() and not x.is_neg() and not x.is_conj()
 
 
 def _is_of_transport(error: Exception) -> bool:

@@ -18,6 +18,7 @@ from pyallreduce.errors import CommunicatorClosed
 
 if TYPE_CHECKING:
     from pyallreduce.communicator import Communicator
+    from pyallreduce.policy import AlgorithmName
 
 __all__ = ["register", "unregister"]
 
@@ -25,7 +26,10 @@ _open: weakref.WeakValueDictionary[int, Communicator] = weakref.WeakValueDiction
 _numbers = itertools.count(1)
 
 _library = torch.library.Library("pyallreduce", "DEF")  # type: ignore[no-untyped-call]
-_SCHEMA = "all_reduce(Tensor x, int communicator, str op) -> Tensor"
+# A tag that changes from call to call is traced as a symbol: no compilation for each.
+_SCHEMA = (
+    "all_reduce(Tensor x, int communicator, str op, str? algorithm=None, SymInt tag=0) -> Tensor"
+)
 _library.define(_SCHEMA)  # type: ignore[no-untyped-call]
 
 
@@ -41,16 +45,22 @@ def unregister(number: int) -> None:
     _open.pop(number, None)
 
 
-def _all_reduce(x: torch.Tensor, communicator: int, op: str) -> torch.Tensor:
+def _all_reduce(
+    x: torch.Tensor,
+    communicator: int,
+    op: str,
+    algorithm: AlgorithmName | None = None,
+    tag: int = 0,
+) -> torch.Tensor:
     found = _open.get(communicator)
     if found is None:
         message = f"communicator {communicator} is closed: compile again with an open one"
         raise CommunicatorClosed(message)
-    result: torch.Tensor = found.all_reduce(x, op=op)
+    result: torch.Tensor = found.all_reduce(x, op=op, algorithm=algorithm, tag=tag)
     return result
 
 
-def _all_reduce_fake(x: torch.Tensor, communicator: int, op: str) -> torch.Tensor:  # noqa: ARG001
+def _all_reduce_fake(x: torch.Tensor, *_arguments: object) -> torch.Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 

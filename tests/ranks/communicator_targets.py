@@ -14,7 +14,7 @@ import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import torch
@@ -60,9 +60,34 @@ def works(comm: Communicator, elements: int = 1000) -> bool:
     return bool((result == total).all())
 
 
+class Wrapper(torch.Tensor):
+    """A tensor around another, as DTensor is: it has no memory of its own."""
+
+    @staticmethod
+    def __new__(cls, local: torch.Tensor) -> Wrapper:
+        found: Wrapper = torch.Tensor._make_wrapper_subclass(cls, local.shape, dtype=local.dtype)
+        return found
+
+    @classmethod
+    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        raise NotImplementedError(func)
+
+
+class Foreign:
+    """An array of a library that has no empty_like; with no GPU here torch can't view it."""
+
+    __cuda_array_interface__: ClassVar[dict[str, Any]] = {
+        "shape": (64,),
+        "typestr": "<f4",
+        "data": (0, False),
+        "version": 3,
+    }
+
+
 def bad_calls(comm: Communicator) -> dict[str, Callable[[], object]]:
     good = torch.ones(64)
     base = torch.ones(128)
+    rows = torch.ones(8).expand(8, 8)
     return {
         "sparse": lambda: comm.all_reduce(torch.eye(4).to_sparse()),
         "grad": lambda: comm.all_reduce(torch.ones(4, requires_grad=True)),
@@ -76,6 +101,15 @@ def bad_calls(comm: Communicator) -> dict[str, Callable[[], object]]:
         "tag": lambda: comm.all_reduce(good, tag=-1),
         "no tag": lambda: comm.all_reduce(good, tag=None),  # type: ignore[arg-type]
         "ops": lambda: comm.all_reduce(good, op=["sum"]),  # type: ignore[arg-type]
+        "wrapper": lambda: comm.all_reduce(Wrapper(good)),
+        "out wrapper": lambda: comm.all_reduce(good, out=Wrapper(good)),
+        "out grad": lambda: comm.all_reduce(good, out=torch.ones(64, requires_grad=True)),
+        "out expanded": lambda: comm.all_reduce(good, out=torch.ones(1).expand(64)),
+        "expanded in place": lambda: comm.all_reduce(rows, out=rows),
+        "foreign": lambda: comm.all_reduce(Foreign()),
+        "foreign with out": lambda: comm.all_reduce(Foreign(), out=Foreign()),
+        "zeros": lambda: comm.all_reduce(torch._efficientzerotensor((64,))),
+        "vmap": lambda: torch.func.vmap(comm.all_reduce)(torch.ones(2, 32)),
     }
 
 
@@ -105,8 +139,8 @@ def replay_after_refusal(context: Context, _options: dict[str, Any]) -> list[str
         return [told, str(state != 0), checked]
 
 
-def refuse_on_all(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
-    with communicator(context) as comm:
+def refuse_on_all(context: Context, options: dict[str, Any]) -> dict[str, Any]:
+    with communicator(context, backend=options["backend"]) as comm:
         return {name: [*outcome(bad), works(comm)] for name, bad in bad_calls(comm).items()}
 
 
@@ -162,18 +196,20 @@ def abort_behind_refusal(context: Context, _options: dict[str, Any]) -> list[lis
 
 
 def recovery_vetoed(context: Context, _options: dict[str, Any]) -> list[Any]:
-    """Rank 1 finds the kernels unfit when all recover; then a graph of before is replayed: a launch
-    that the host does not see."""
+    """Rank 1 refuses a call, and finds the kernels unfit when all recover; then a graph of before
+    is replayed: a launch that the host does not see."""
     with communicator(context) as comm:
         native, x, out = comm._native, torch.ones(64), torch.zeros(64)
         assert native is not None
         launch = native._launch(x, native.plan(256))
+        outcome(lambda: comm.all_reduce(x, op="median" if context.rank == 1 else "sum"))
         found = Reason(Code.KERNEL_MISMATCH, "made up") if context.rank == 1 else Reason(Code.OK)
         with mock.patch.object(validate, "first_calls", return_value=found):
             comm.recover()
         launch(x.data_ptr(), out.data_ptr(), 0, 0)
         decision = [comm.decision.backend, comm.decision.reason.code.value]
-        return [*decision, bool(out.isnan().all()), works(comm)]
+        counts = [comm.plan(256), comm.stats().aborts]
+        return [*decision, bool(out.isnan().all()), works(comm), *counts]
 
 
 def another_default_device(context: Context, _options: dict[str, Any]) -> list[Any]:
@@ -363,12 +399,28 @@ def fallbacks(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
             comm.accepts(x.float()),
             comm.accepts(x),
             comm.accepts(x.float(), "max"),
+            comm.accepts(Wrapper(x.float())),
+            comm.accepts(torch.ones(3, requires_grad=True)),
         ]
+        with torch.no_grad():
+            results["accepts without grad"] = comm.accepts(torch.ones(3, requires_grad=True))
         stats = comm.stats()
         results["stats"] = [stats.calls, stats.fallbacks]
         comm.all_reduce(x.float())
         results["native calls"] = [comm.stats().calls, comm.stats().bytes]
         return results
+
+
+def negated(context: Context, options: dict[str, Any]) -> dict[str, list[float]]:
+    """Tensors whose bytes are to be negated before they are values, on one rank alone."""
+    with communicator(context, backend=options["backend"]) as comm:
+        ones = torch.ones(8)
+        x = torch._neg_view(ones) if context.rank == 1 else ones
+        out = torch._neg_view(torch.zeros(8)) if context.rank == 1 else torch.zeros(8)
+        seen = {"in": comm.all_reduce(x), "out": comm.all_reduce(torch.ones(8), out=out)}
+        seen["largest"] = comm.all_reduce(x, op="max")
+        seen["in place"] = comm.all_reduce(x, out=x)
+        return {name: result.unique().tolist() for name, result in seen.items()}
 
 
 def compiled(context: Context, _options: dict[str, Any]) -> list[Any]:
@@ -382,6 +434,42 @@ def compiled(context: Context, _options: dict[str, Any]) -> list[Any]:
         x = torch.arange(100, dtype=torch.float32) * (context.rank + 1)
         total = torch.arange(100, dtype=torch.float32) * 2 * sum(range(1, context.world + 1)) + 1
         return [bool(torch.equal(step(x), total)), comm.stats().calls]
+
+
+def compiled_arguments(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
+    """What compiled calls make of a tag, of an algorithm, and of `accepts`."""
+    from torch._dynamo.testing import CompileCounter
+
+    with communicator(context) as comm:
+        compilations = CompileCounter()
+
+        @torch.compile(fullgraph=True, backend=compilations)
+        def tagged(x: torch.Tensor, tag: int) -> torch.Tensor:
+            y: torch.Tensor = comm.all_reduce(x, tag=tag)
+            return y
+
+        @torch.compile(fullgraph=True, backend="aot_eager")
+        def natively(x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = comm.all_reduce(x, algorithm="two_shot")
+            return y
+
+        @torch.compile(fullgraph=True, backend="aot_eager")
+        def accepted(x: torch.Tensor) -> torch.Tensor:
+            return x + 1 if comm.accepts(x) else x
+
+        native, x = comm._native, torch.ones(8)
+        assert native is not None
+        with mock.patch.object(native, "plan", wraps=native.plan) as plan:
+            seen: dict[str, Any] = {"two_shot": float(natively(x)[0])}
+        seen["algorithms"] = [call.args[1] for call in plan.call_args_list]
+        seen["accepts"] = float(accepted(x)[0])
+        seen["integer"] = outcome(lambda: natively(x.int()))[0]
+        seen["tags"] = [float(tagged(x, tag)[0]) for tag in (3, 4, 5, 6)]
+        seen["compilations"] = compilations.frame_count
+        seen["refused tag"] = outcome(lambda: tagged(x, -1))[0]
+        dist.barrier()
+        seen["other tag"] = outcome(lambda: tagged(x, 7 + context.rank))
+        return seen
 
 
 def subgroups(context: Context, _options: dict[str, Any]) -> list[Any]:

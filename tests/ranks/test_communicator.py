@@ -46,12 +46,16 @@ def test_check_tells_of_replays_behind_a_refusal() -> None:
         assert checked == "AllReduceAborted", "the output of a drained replay was called valid"
 
 
-def test_a_call_that_all_refuse_harms_nobody() -> None:
-    for seen in run("refuse_on_all", 2):
+@pytest.mark.parametrize("backend", ["auto", "nccl"])
+def test_a_call_that_all_refuse_harms_nobody(backend: str) -> None:
+    for seen in run("refuse_on_all", 2, backend=backend):
         assert {kind for kind, _, _ in seen.values()} == {"InvalidCall"}
         assert all(fine for _, _, fine in seen.values())
         assert "expected" in seen["op"][1]
         assert "requires grad" in seen["grad"][1]
+        assert "pass the local tensor" in seen["wrapper"][1]
+        assert "pass out=" in seen["foreign"][1]
+        assert "Foreign of dtype ?" in seen["foreign with out"][1]
 
 
 @pytest.mark.parametrize(
@@ -79,7 +83,12 @@ def test_an_abort_behind_a_refusal_is_told_on_all_ranks() -> None:
 
 
 def test_graphs_of_before_drain_when_recovery_ends_in_the_fallback() -> None:
-    assert run("recovery_vetoed", 2) == [["nccl", "KERNEL_MISMATCH", True, True]] * 2
+    for rank, (*decision, drained, right, plan, aborts) in enumerate(run("recovery_vetoed", 2)):
+        assert decision == ["nccl", "KERNEL_MISMATCH"]
+        assert drained
+        assert right
+        assert plan == "nccl", "the plan is of a path that is gone"
+        assert aborts == (1 if rank == 0 else 0), "counts are since construction"
 
 
 def test_the_programs_default_device_is_not_that_of_the_exchange() -> None:
@@ -168,13 +177,34 @@ def test_what_is_not_native_goes_to_the_fallback_with_the_right_result() -> None
         assert results["product"] == [2, 16, 9]
         assert results["avg"] == [1.5, 4.0, -3.0]
         assert results["double"] == [3.0, 8.0, -6.0]
-        assert results["accepts"] == [True, False, False]
+        assert results["accepts"] == [True, False, False, False, False]
+        assert results["accepts without grad"], "a call of it runs natively"
         assert results["stats"] == [0, {"DTYPE": 2, "OP": 4}]
         assert results["native calls"] == [1, 12]
 
 
+@pytest.mark.parametrize("backend", ["auto", "nccl"])
+def test_a_negated_view_is_summed_as_its_values(backend: str) -> None:
+    right = {"in": [0.0], "out": [2.0], "largest": [1.0], "in place": [0.0]}
+    assert run("negated", 2, backend=backend) == [right] * 2
+
+
 def test_torch_compile_traces_the_whole_call() -> None:
     assert run("compiled", 2) == [[True, 1]] * 2
+
+
+def test_compiled_calls_are_as_eager_ones() -> None:
+    for seen in run("compiled_arguments", 2):
+        assert (seen["two_shot"], seen["algorithms"]) == (2.0, ["two_shot"])
+        assert seen["accepts"] == 2.0
+        assert seen["integer"] == "InvalidCall", "a forced algorithm is native or an error"
+        assert seen["tags"] == [2.0] * 4
+        assert seen["compilations"] <= 2, "each tag was compiled anew"
+        assert seen["refused tag"] == "InvalidCall"
+        kind, text = seen["other tag"]
+        assert kind == "CallMismatch", text
+        assert "tag 7" in text
+        assert "tag 8" in text
 
 
 def test_subgroups_and_two_communicators_in_turn() -> None:

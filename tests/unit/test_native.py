@@ -18,7 +18,8 @@ from pyallreduce.failure import Stop
 from pyallreduce.native import NativePath
 from pyallreduce.reasons import Code
 
-REFUSED_SHAPE = 1 << 7
+REFUSED_SHAPE = 1 << 7  # csrc/protocol/call.h
+TAIL_SHIFT = 8
 
 
 def record(stop: Stop, code: Code = Code.OK) -> Any:
@@ -84,6 +85,21 @@ def test_a_new_generation_is_as_patient_as_the_last(
     path._slabs = mock.Mock()
     path._arm()
     path._slabs.arm.assert_called_once_with(2, deadline_ms)
+
+
+@pytest.mark.parametrize("death", [(-1, ""), (1, "rank 1 ended")])
+@pytest.mark.parametrize(("vectors", "tail", "nbytes"), [(1, 12, 12), (3, 2, 34), (3, 0, 48)])
+def test_an_error_tells_the_bytes_of_the_call(
+    vectors: int, tail: int, nbytes: int, death: tuple[int, str]
+) -> None:
+    """Not those of its vectors, the last of which may be filled in part."""
+    waited = record(Stop.DEADLINE)
+    waited.ours = (4, vectors, tail << TAIL_SHIFT, 0)
+    path = native(Records([waited, record(Stop.NONE)]))
+    path._cause = lambda: (path._records(), death)
+    error = path._failure()
+    assert error.nbytes == nbytes
+    assert f"{nbytes} bytes" in str(error)
 
 
 def idle(path: Any, *answers: Exception | None) -> bool:
