@@ -14,7 +14,7 @@ from pyallreduce.errors import InvalidCall
 from pyallreduce.fallback import OPERATIONS
 from pyallreduce.reasons import Code
 
-__all__ = ["chosen_device", "complaint"]
+__all__ = ["chosen_device", "complaint", "complaint_of_traced"]
 
 _ALGORITHMS = (None, "auto", "one_shot", "two_shot")
 _NO_MEMORY = (
@@ -48,6 +48,16 @@ def complaint(
     if out is None:
         return None
     return (None if out is x else _of_output(x, out)) or _of_target(out)
+
+
+def complaint_of_traced(x: torch.Tensor, out: torch.Tensor | None) -> str | None:
+    """What the op of a compiled call would not see: it works below autograd, on `x` alone, and its
+    result is copied to `out`."""
+    if torch.is_grad_enabled() and (x.requires_grad or (out is not None and out.requires_grad)):
+        return "a tensor that requires grad: pass its detach(), or use no_grad"
+    if out is not None and (out.shape != x.shape or out.dtype != x.dtype):
+        return "out has another shape or dtype than x"
+    return None
 
 
 def _is_tag(tag: Any) -> bool:

@@ -389,6 +389,9 @@ class Communicator:
         algorithm: AlgorithmName | None,
         tag: int,
     ) -> torch.Tensor:
+        if wrong := arguments.complaint_of_traced(x, out):
+            # While it is traced, and where a graph may break, then in the eager call, as usual.
+            raise InvalidCall(f"rank {self.rank}: {wrong}")
         result: torch.Tensor = torch.ops.pyallreduce.all_reduce(x, self._id, op, algorithm, tag)
         return result if out is None else out.copy_(result)
 

@@ -436,6 +436,14 @@ def compiled(context: Context, _options: dict[str, Any]) -> list[Any]:
         return [bool(torch.equal(step(x), total)), comm.stats().calls]
 
 
+def of_compiled(call: Callable[..., object], *arguments: object) -> list[str]:
+    """As outcome; torch has an error of its own for one that is raised while it traces."""
+    try:
+        return outcome(lambda: call(*arguments))
+    except torch._dynamo.exc.Unsupported as error:
+        return [type(error).__name__, str(error)]
+
+
 def compiled_arguments(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
     """What compiled calls make of a tag, of an algorithm, and of `accepts`."""
     from torch._dynamo.testing import CompileCounter
@@ -466,6 +474,11 @@ def compiled_arguments(context: Context, _options: dict[str, Any]) -> dict[str, 
         seen["integer"] = outcome(lambda: natively(x.int()))[0]
         seen["tags"] = [float(tagged(x, tag)[0]) for tag in (3, 4, 5, 6)]
         seen["compilations"] = compilations.frame_count
+        for fullgraph in (True, False):
+            into = torch.compile(comm.all_reduce, fullgraph=fullgraph, backend="aot_eager")
+            leaf, wide, ints = torch.ones(8, requires_grad=True), torch.empty(2, 8), x.int()
+            tries = [(leaf, None), (leaf, leaf), (x, leaf), (x, wide), (x, ints)]
+            seen[f"refused, {fullgraph}"] = [of_compiled(into, *pair) for pair in tries]
         seen["refused tag"] = outcome(lambda: tagged(x, -1))[0]
         dist.barrier()
         seen["other tag"] = outcome(lambda: tagged(x, 7 + context.rank))

@@ -200,6 +200,11 @@ def test_compiled_calls_are_as_eager_ones() -> None:
         assert seen["integer"] == "InvalidCall", "a forced algorithm is native or an error"
         assert seen["tags"] == [2.0] * 4
         assert seen["compilations"] <= 2, "each tag was compiled anew"
+        kinds, texts = zip(*seen["refused, True"], strict=True)
+        assert set(kinds) == {"Unsupported"}, "traced, with gradients or copies that are wrong"
+        assert ["requires grad" in text for text in texts] == [True] * 3 + [False] * 2
+        assert ["another shape or dtype" in text for text in texts] == [False] * 3 + [True] * 2
+        assert {kind for kind, _ in seen["refused, False"]} == {"InvalidCall"}
         assert seen["refused tag"] == "InvalidCall"
         kind, text = seen["other tag"]
         assert kind == "CallMismatch", text
