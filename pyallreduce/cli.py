@@ -31,6 +31,13 @@ def _size(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int
         raise click.BadParameter(str(error)) from error
 
 
+def _written_last(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+    """A result file whose folder is missing would be found out when all is measured."""
+    if path is not None and not path.absolute().parent.is_dir():
+        raise click.BadParameter(f"there is no folder {path.parent}")
+    return path
+
+
 _ranks = click.option(
     "--ranks", type=click.IntRange(2, 8), help="Ranks to start. [default: one a GPU, or 4]"
 )
@@ -82,8 +89,9 @@ def info(as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--verbose", "-v", is_flag=True, help="All that is wrong, table, edges, remedy.")
 @click.option(
-    "--json", "output", type=click.Path(dir_okay=False, path_type=Path), help="Result file."
-)
+    "--json", "output", type=click.Path(dir_okay=False, path_type=Path), callback=_written_last,
+    help="Result file.",
+)  # fmt: skip
 @click.option("--inject-wrong-bit", "inject", is_flag=True, hidden=True)
 def check(
     ranks: int | None,
@@ -172,7 +180,8 @@ def check(
 )  # fmt: skip
 @click.option(
     "-J", "-o", "--json", "--output_file", "output",
-    type=click.Path(dir_okay=False, path_type=Path), help="Result file (JSON).",
+    type=click.Path(dir_okay=False, path_type=Path), callback=_written_last,
+    help="Result file (JSON).",
 )  # fmt: skip
 @click.option(
     "--compare", is_flag=True,

@@ -20,7 +20,9 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pyallreduce import tuned
+from pyallreduce.facts import Target
 from pyallreduce.launch import Placement, launch
+from pyallreduce.policy import Limits, table_for
 from pyallreduce.table import MAX_BYTES, Carrier, Entry, Table, TableError
 
 __all__ = ["Choice", "Measured", "choose", "run", "table_of"]
@@ -71,10 +73,10 @@ def choose(nbytes: int, measured: Sequence[Measured]) -> Choice:
     return Choice(nbytes, best, nccl.us if nccl is not None else 0.0)
 
 
-def table_of(choices: Sequence[Choice]) -> Table:
+def table_of(choices: Sequence[Choice], shipped: Table) -> Table:
     """One entry for each run of sizes that have the same carrier; the last one has no end.
 
-    Where nothing large was measured, larger messages keep the algorithm, in grids of any size.
+    Where nothing large was measured, larger messages go by the `shipped` table.
     """
     entries: list[Entry] = []
     for choice in sorted(choices, key=lambda c: c.bytes):
@@ -85,7 +87,7 @@ def table_of(choices: Sequence[Choice]) -> Table:
         entries.append(entry)
     last = entries[-1]
     if last.up_to < _LARGE:
-        entries.append(Entry(MAX_BYTES, last.algorithm))
+        entries += [entry for entry in shipped.entries if entry.up_to > last.up_to]
     else:
         entries[-1] = replace(last, up_to=MAX_BYTES)
     return Table(tuple(entries), "tuned")
@@ -112,11 +114,14 @@ def run(
     if heard.machine is None or not heard.choices:
         click.echo(f"nothing to tune: {heard.reason}")
         return None
-    table = table_of(heard.choices)
+    target: Target = "cuda" if placement.gpus else "host"
+    table = table_of(heard.choices, table_for(Limits(placement.ranks, target, 0)))
     for choice in heard.choices:
         click.echo(_line(choice, heard.fallback))
     tuned.save(heard.machine, table, path)
     took = time.monotonic() - start
+    if len(heard.choices) < heard.sizes:
+        click.echo(f"{len(heard.choices)} of {heard.sizes} sizes measured: --seconds were over")
     click.echo(f"{len(table.entries)} entries for {heard.machine}, measured in {took:.0f} s")
     click.echo(f"stored in {path}")
     return table
@@ -130,6 +135,7 @@ class _Heard:
         self.reason = ""
         self.fallback = "nccl"
         self.choices: list[Choice] = []
+        self.sizes = 0  # that were to be measured
 
     def __call__(self, said: dict[str, Any]) -> None:
         if "start" in said:
@@ -137,6 +143,8 @@ class _Heard:
             self.fallback = said["start"]["fallback"]
             if said["start"]["backend"] == "native":
                 self.machine = tuned.Machine(**said["start"]["machine"])
+        elif "size" in said:
+            self.sizes = said["of"]
         elif "measured" in said:
             measured = [Measured(**m) for m in said["measured"]]
             self.choices.append(choose(said["bytes"], measured))

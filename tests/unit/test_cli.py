@@ -26,6 +26,15 @@ def run(*arguments: str, **environ: str) -> Result:
     return CliRunner().invoke(main, arguments, env=environ)
 
 
+@pytest.mark.parametrize("command", ["check", "bench"])
+def test_a_result_file_that_could_not_be_written_is_told_before_anything_starts(
+    command: str, tmp_path: Path
+) -> None:
+    result = run(command, "--json", str(tmp_path / "not there" / "result.json"))
+    assert result.exit_code == 2
+    assert "there is no folder" in result.output
+
+
 def test_info_as_text() -> None:
     result = run("info")
     assert result.exit_code == 0, result.output

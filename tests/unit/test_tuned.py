@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pyallreduce import tuned
+from pyallreduce import shipped, tuned
 from pyallreduce.bench.tune import Choice, Measured, choose, table_of
 from pyallreduce.facts import PROTOCOL_VERSION, Facts, Link
 from pyallreduce.table import MAX_BYTES, Entry, Table, TableError
@@ -214,15 +214,16 @@ def test_equal_neighbours_are_one_entry() -> None:
         choice(32 * MIB, "two_shot", 64, 480),
         choice(64 * MIB, "two_shot", 64, 480),
     ]
-    assert table_of(choices[::-1]).entries == (
+    assert table_of(choices[::-1], shipped.HOST).entries == (
         Entry(2 * KIB, "one_shot", 1, 96),
         Entry(4 * KIB, "one_shot", 2, 96),
         Entry(MAX_BYTES, "two_shot", 64, 480),
     )
 
 
-def test_a_small_grid_is_not_kept_for_what_was_not_measured() -> None:
-    assert table_of([choice(KIB, "one_shot", 1, 96)]).entries == (
-        Entry(KIB, "one_shot", 1, 96),
-        Entry(MAX_BYTES, "one_shot"),
-    )
+@pytest.mark.parametrize("table", [shipped.HOST, shipped.GPU[2]])
+def test_what_was_not_measured_goes_by_the_shipped_table(table: Table) -> None:
+    tuned_table = table_of([choice(4 * KIB, "two_shot", 1, 96)], table)
+    assert tuned_table.entry(4 * KIB) == Entry(4 * KIB, "two_shot", 1, 96)
+    for nbytes in (4 * KIB + 1, 64 * KIB, 4 * MIB, MAX_BYTES):
+        assert tuned_table.entry(nbytes) == table.entry(nbytes)
