@@ -246,6 +246,8 @@ def bench(
     low, high = (parse_size(text) for text in (_GPU_RANGE if place.gpus else _CPU_RANGE))
     if cudagraph and not place.gpus:
         raise click.UsageError("-G: CUDA graphs need GPUs; use -G 0")
+    if not compare and (backends or modes):
+        raise click.UsageError("--backends and --modes stand with --compare; alone it is --backend")
     replays = cudagraph if cudagraph is not None else (_SAMPLES if place.gpus else 0)
     graph_modes: tuple[Mode, ...] = ("graph", "eager") if eager else ("graph",)
     dtypes = ("float32", "float16", "bfloat16") if datatype == "all" else (DTYPE_NAMES[datatype],)
@@ -261,6 +263,9 @@ def bench(
         samples=replays or samples or _SAMPLES,
         check=bool(verify),
     )
+    if options.min_bytes > options.max_bytes:
+        text = f"no size from {options.min_bytes} (-b) to {options.max_bytes} bytes (-e)"
+        raise click.UsageError(text)
     if compare:
         passed = _compare(
             options,

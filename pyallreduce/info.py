@@ -24,6 +24,7 @@ from typing import Any
 from pyallreduce import _native
 from pyallreduce.config import VARIABLES, Config
 from pyallreduce.launch import HOST_RANKS
+from pyallreduce.reasons import Code, Reason
 from pyallreduce.selector import Decision, decide
 from pyallreduce.topology import Matrix, matrix, probe
 
@@ -83,6 +84,7 @@ def gather() -> Info:
     groups = [
         _ask(errors, f"the decision, {kind}", partial(_group, kind, count, config), None)
         for kind, count in sizes
+        if not settings_error  # which a start would raise before it decides
     ]
     return Info(
         versions=versions(),
@@ -142,14 +144,25 @@ def _group(kind: str, count: int, config: Config) -> Group:
     name = f"{ranks}, one a GPU" if kind == "GPU" else f"{ranks} on the CPU"
     fallback = "nccl" if kind == "GPU" else "gloo"
     reason = decision.reason
+    if decision.backend == "native":
+        reason = _of_slab(count, config) or reason
     return Group(
         name=name,
-        backend="native" if decision.backend == "native" else fallback,
+        backend="native" if reason.code is Code.OK else fallback,
         code=reason.code.value,
         cause=reason.cause,
         detail=reason.detail,
         remedy=reason.remedy,
     )
+
+
+def _of_slab(world: int, config: Config) -> Reason | None:
+    """Why a slab of this size serves no group of so many ranks, if it does not."""
+    try:
+        _native.load().Layout(world, config.slab_bytes)
+    except ValueError as error:
+        return Reason(Code.SLAB_SIZE, str(error))
+    return None
 
 
 def _budgets(config: Config) -> list[Budget]:

@@ -43,7 +43,7 @@ def _versions(info: Info) -> Iterator[str]:
 def _settings(info: Info) -> Iterator[str]:
     if info.settings_error:
         yield ""
-        yield f"Settings refused: {info.settings_error}"
+        yield f"Settings refused, and with them every start: {info.settings_error}"
     elif info.settings:
         yield ""
         yield from (f"{name}={value}" for name, value in info.settings.items())

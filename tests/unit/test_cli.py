@@ -35,6 +35,23 @@ def test_a_result_file_that_could_not_be_written_is_told_before_anything_starts(
     assert "there is no folder" in result.output
 
 
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("-b", "8K", "-e", "1K"), "no size from 8192"),
+        (("--backends", "nccl"), "stand with --compare"),
+        (("--modes", "eager"), "stand with --compare"),
+    ],
+)
+def test_bench_refuses_what_it_would_measure_nothing_for(
+    arguments: tuple[str, ...], told: str
+) -> None:
+    result = run("bench", "--ranks", "2", "--device", "cpu", *arguments)
+    assert result.exit_code == 2
+    assert told in result.output
+    assert "Traceback" not in result.output
+
+
 def test_info_as_text() -> None:
     result = run("info")
     assert result.exit_code == 0, result.output
@@ -116,7 +133,15 @@ def test_info_shows_the_gpus_and_both_decisions(monkeypatch: pytest.MonkeyPatch)
 def test_info_tells_a_setting_that_is_refused() -> None:
     result = run("info", PYALLREDUCE_BACKEND="ncll")
     assert result.exit_code == 0, result.output
-    assert "Settings refused: PYALLREDUCE_BACKEND='ncll'" in result.output
+    assert "Settings refused, and with them every start: PYALLREDUCE_BACK" in result.output
+    assert "remedy" not in result.output, "a verdict on a start that is not to be had"
+
+
+def test_info_tells_a_slab_that_is_too_small() -> None:
+    result = run("info", PYALLREDUCE_SLAB_BYTES="64K")
+    assert "4 ranks on the CPU: gloo" in result.output
+    assert "reason  SLAB_SIZE: " in result.output
+    assert "at least " in result.output
 
 
 def test_info_follows_the_settings() -> None:
