@@ -60,7 +60,7 @@ def has_memory(x: torch.Tensor) -> bool:
     transforms of torch.func a tensor has no address to say."""
     try:
         return x.data_ptr() != 0 or x.numel() == 0
-    except RuntimeError:
+    except (RuntimeError, ValueError):  # a lazy module's parameter raises the latter
         return False
 
 

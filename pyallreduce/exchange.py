@@ -12,7 +12,6 @@ from __future__ import annotations
 import datetime
 import threading
 import time
-import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,10 +31,6 @@ _TAG = 0x70796172  # "pyar": the group may be in use for other messages
 _Obituary = Callable[[], tuple[int, str]]
 _OBITUARY_SECONDS = 0.1  # ten looks of a watchdog
 _ALL_OF_IT = 0.99  # of a deadline: waits are given in whole milliseconds
-# By group and backend, for all communicators of a group to share. They are never destroyed by
-# themselves: torch would name the next group of the same ranks alike, and that one would meet what
-# this one left in the store. They end with torch's default group.
-_COMPANIONS: weakref.WeakKeyDictionary[Group, dict[str, Group]] = weakref.WeakKeyDictionary()
 
 
 def backends_of(group: Group) -> dict[str, str]:
@@ -48,8 +43,8 @@ class Exchange:
     """Gathers frames among the ranks of `group`.
 
     A group that serves CPU tensors (gloo, or a mixed "cpu:gloo,cuda:nccl") carries them itself.
-    For one that does not (NCCL alone) a gloo group of the same ranks is made, once; its members
-    must all be here.
+    For one that does not (NCCL alone) a gloo group of the same ranks is made; its members must all
+    be here.
 
     Raises:
         NotAMember: this process is not in the group.
@@ -75,18 +70,11 @@ class Exchange:
             self._carrier = self.companion("gloo")
 
     def companion(self, backend: str) -> Group:
-        """A group of the same ranks with another backend; all of them must ask for it. The one made
-        for an earlier communicator of this group serves again.
+        """A group of the same ranks with another backend; all of them must ask for it.
 
         Raises:
             ExchangeTimeout: some rank did not, in time.
         """
-        made = _COMPANIONS.setdefault(self.group, {})
-        if backend not in made:
-            made[backend] = self._new_companion(backend)
-        return made[backend]
-
-    def _new_companion(self, backend: str) -> Group:
         timeout = datetime.timedelta(seconds=self._timeout_s)
         since = time.monotonic()
         try:
@@ -129,9 +117,6 @@ class Exchange:
         if transfers.lost:
             first = transfers.lost[0]  # what follows it may be its consequence
             self._failure = self._failed(f"exchange `{step}`", first)
-            made = _COMPANIONS.get(self.group, {})
-            if made.get("gloo") is self._carrier:  # a later communicator needs one in step
-                del made["gloo"]
             raise self._failure.copy() from first.error
         return [t.numpy().tobytes() for t in everybody]
 

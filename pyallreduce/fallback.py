@@ -35,6 +35,7 @@ class Fallback:
         self._rank, self._world = exchange.rank, exchange.world
         self._group = exchange.group if group is None else group
         backend = backends_of(self._group).get(device.type)
+        nccl = nccl and dist.is_nccl_available()
         if group is None and device.type == "cuda" and nccl and backend != "nccl":
             self._group = exchange.companion("nccl")
         self.name = backends_of(self._group).get(device.type, "none")

@@ -246,6 +246,13 @@ def _environment() -> dict[str, str]:
     return environ
 
 
+def _hear(rank: _Rank, selector: selectors.BaseSelector, on_report: Report) -> None:
+    for report in rank.read():
+        on_report(rank.number, report)
+    if rank.failure or rank.closed:
+        selector.unregister(rank.pipe)
+
+
 def _listen(ranks: list[_Rank], deadline: float, on_report: Report) -> None:
     """Hear all ranks until their pipes close; after a failure only for a few seconds more."""
     with selectors.DefaultSelector() as selector:
@@ -254,13 +261,11 @@ def _listen(ranks: list[_Rank], deadline: float, on_report: Report) -> None:
         # Also where ranks report faster than they are heard.
         while selector.get_map() and (left := deadline - time.monotonic()) > 0:
             for key, _ in selector.select(left):
-                rank = key.data
-                for report in rank.read():
-                    on_report(rank.number, report)
-                if rank.failure:
+                _hear(key.data, selector, on_report)
+                if key.data.failure:
                     deadline = min(deadline, time.monotonic() + _LAST_WORDS_S)
-                if rank.failure or rank.closed:
-                    selector.unregister(rank.pipe)
+        for key, _ in selector.select(0):  # what has arrived by then, but one read a rank
+            _hear(key.data, selector, on_report)
         late = [key.data for key in selector.get_map().values()]
     failures = [f"rank {rank.number}: {rank.failure}" for rank in ranks if rank.failure]
     if late:

@@ -248,6 +248,7 @@ class NativePath:
         self._step(Stage.DRAINED, self._drain)
         self._step(Stage.ARMED, self._arm)
         self._renew_due = False
+        self._calls, self._first_call = 0, None  # a refused call settles nothing
         logger.info("rank %d: generation %d", self._exchange.rank, self._generation)
 
     def _start_anew(self) -> None:

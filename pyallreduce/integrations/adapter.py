@@ -79,7 +79,8 @@ class SlotAdapter:
         return self.communicator.closed
 
     def should_custom_ar(self, x: torch.Tensor) -> bool:
-        """Whether `x` is taken: by its dtype, layout, device and size, which all ranks share.
+        """Whether `x` is taken: by its dtype, layout, device and size, and by whether gradients are
+        recorded for it, which all ranks share.
 
         A size is declined only where the table in force gives it to NCCL: one that `pyallreduce
         tune` measured, never a shipped one, and none in batch-invariant mode. One row may then be

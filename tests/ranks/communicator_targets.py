@@ -13,7 +13,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, ClassVar
 from unittest import mock
 
@@ -22,7 +21,6 @@ import torch.distributed as dist
 
 from pyallreduce import Communicator, Config, validate
 from pyallreduce import communicator as communicator_module
-from pyallreduce import exchange as exchange_module
 from pyallreduce.errors import ExchangeTimeout, PyallreduceError
 from pyallreduce.exchange import Exchange
 from pyallreduce.integrations.adapter import SlotAdapter
@@ -278,28 +276,6 @@ def a_companion_in_time(context: Context, _options: dict[str, Any]) -> list[Any]
         return ["none", "", 0.0]
     since = time.monotonic()
     return [*outcome(lambda: exchange.companion("gloo")), time.monotonic() - since]
-
-
-def companions(_context: Context, _options: dict[str, Any]) -> list[Any]:
-    """Exchanges of a group that carries no CPU tensors, one after the other, and one more behind
-    one that failed: is the group made for them the same, and how many descriptors does it cost?"""
-
-    def carrier() -> dist.ProcessGroup:
-        with mock.patch.object(exchange_module, "backends_of", return_value={"cuda": "nccl"}):
-            return Exchange(None, 20_000)._carrier
-
-    first, begun = carrier(), _open_files()
-    same = [carrier() is first for _ in range(3)]
-    grown = _open_files() - begun
-    with mock.patch.object(exchange_module, "backends_of", return_value={"cuda": "nccl"}):
-        failing = Exchange(None, 20_000)
-    with mock.patch.object(failing, "start", side_effect=RuntimeError("made up")):
-        kind, _ = outcome(lambda: failing.gather(bytes(FRAME_BYTES), "roll call"))
-    return [same, grown, kind, carrier() is first]
-
-
-def _open_files() -> int:
-    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 def forked(context: Context, options: dict[str, Any]) -> list[int]:

@@ -133,10 +133,6 @@ def test_a_group_for_frames_is_made_in_time_or_not() -> None:
     assert seconds < 2.5
 
 
-def test_a_group_for_frames_is_made_once_unless_it_fell_out_of_step() -> None:
-    assert run("companions", 2) == [[[True] * 3, 0, "ExchangeTimeout", False]] * 2
-
-
 def test_a_close_under_a_waiting_call_ends_it() -> None:
     (waited, asked, took), (kind, text) = run("closed_under_a_call", 2)
     assert {waited, asked} <= {"AllReduceAborted", "CommunicatorClosed"}

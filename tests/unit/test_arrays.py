@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The pyallreduce authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a tensor's device is asked, whichever one is current."""
+"""What tensors are asked: for captures on their device, whichever is current, and for memory."""
 
 from __future__ import annotations
 
@@ -34,3 +34,11 @@ def test_a_capture_is_that_of_the_device_asked(current: int) -> None:
         assert arrays.is_capturing(1)
         assert not arrays.is_capturing(0)
     assert now == [current]
+
+
+def test_what_has_no_memory_of_its_own() -> None:
+    lazy = torch.nn.UninitializedParameter()
+    zero = torch._efficientzerotensor(8)
+    assert [arrays.has_memory(x) for x in (lazy, zero)] == [False, False]
+    assert arrays.has_memory(torch.ones(8))
+    assert arrays.has_memory(torch.ones(0))

@@ -87,6 +87,15 @@ def test_a_new_generation_is_as_patient_as_the_last(
     path._slabs.arm.assert_called_once_with(2, deadline_ms)
 
 
+def test_a_call_of_an_earlier_generation_settles_nothing() -> None:
+    path = native(Records([record(Stop.NONE)]))
+    path._settled, path._calls, path._first_call = False, 1, mock.Mock()
+    path._generation, path._slabs, path._step = 1, mock.Mock(), mock.Mock()
+    path._slabs.ended.return_value = (-1, "")
+    path.renew()
+    assert (path._calls, path._first_call, path._settled) == (0, None, False)
+
+
 @pytest.mark.parametrize("death", [(-1, ""), (1, "rank 1 ended")])
 @pytest.mark.parametrize(("vectors", "tail", "nbytes"), [(1, 12, 12), (3, 2, 34), (3, 0, 48)])
 def test_an_error_tells_the_bytes_of_the_call(
