@@ -31,7 +31,7 @@ def _size(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int
         raise click.BadParameter(str(error)) from error
 
 
-def _written_last(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
+def _writable(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
     """A result file whose folder is missing would be found out when all is measured."""
     if path is not None and not path.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {path.parent}")
@@ -89,7 +89,7 @@ def info(as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--verbose", "-v", is_flag=True, help="All that is wrong, table, edges, remedy.")
 @click.option(
-    "--json", "output", type=click.Path(dir_okay=False, path_type=Path), callback=_written_last,
+    "--json", "output", type=click.Path(dir_okay=False, path_type=Path), callback=_writable,
     help="Result file.",
 )  # fmt: skip
 @click.option("--inject-wrong-bit", "inject", is_flag=True, hidden=True)
@@ -180,7 +180,7 @@ def check(
 )  # fmt: skip
 @click.option(
     "-J", "-o", "--json", "--output_file", "output",
-    type=click.Path(dir_okay=False, path_type=Path), callback=_written_last,
+    type=click.Path(dir_okay=False, path_type=Path), callback=_writable,
     help="Result file (JSON).",
 )  # fmt: skip
 @click.option(

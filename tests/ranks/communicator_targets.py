@@ -13,7 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 from unittest import mock
 
 import torch
@@ -56,90 +56,6 @@ def works(comm: Communicator, elements: int = 1000) -> bool:
         torch.cuda.synchronize(comm.device)
     comm.check()
     return bool((result == total).all())
-
-
-class Wrapper(torch.Tensor):
-    """A tensor around another, as DTensor is: it has no memory of its own."""
-
-    @staticmethod
-    def __new__(cls, local: torch.Tensor) -> Wrapper:
-        found: Wrapper = torch.Tensor._make_wrapper_subclass(cls, local.shape, dtype=local.dtype)
-        return found
-
-    @classmethod
-    def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        raise NotImplementedError(func)
-
-
-class Foreign:
-    """An array of a library that has no empty_like; with no GPU here torch can't view it."""
-
-    __cuda_array_interface__: ClassVar[dict[str, Any]] = {
-        "shape": (64,),
-        "typestr": "<f4",
-        "data": (0, False),
-        "version": 3,
-    }
-
-
-def bad_calls(comm: Communicator) -> dict[str, Callable[[], object]]:
-    good = torch.ones(64)
-    base = torch.ones(128)
-    rows = torch.ones(8).expand(8, 8)
-    return {
-        "sparse": lambda: comm.all_reduce(torch.eye(4).to_sparse()),
-        "grad": lambda: comm.all_reduce(torch.ones(4, requires_grad=True)),
-        "device": lambda: comm.all_reduce(torch.ones(4, device="meta")),
-        "list": lambda: comm.all_reduce([1.0, 2.0]),
-        "integer natively": lambda: comm.all_reduce(good.int(), algorithm="one_shot"),
-        "op": lambda: comm.all_reduce(good, op="median"),
-        "out shape": lambda: comm.all_reduce(good, out=torch.ones(65)),
-        "out dtype": lambda: comm.all_reduce(good, out=torch.ones(64, dtype=torch.float16)),
-        "overlap": lambda: comm.all_reduce(base[:100], out=base[28:]),
-        "tag": lambda: comm.all_reduce(good, tag=-1),
-        "no tag": lambda: comm.all_reduce(good, tag=None),  # type: ignore[arg-type]
-        "ops": lambda: comm.all_reduce(good, op=["sum"]),  # type: ignore[arg-type]
-        "wrapper": lambda: comm.all_reduce(Wrapper(good)),
-        "out wrapper": lambda: comm.all_reduce(good, out=Wrapper(good)),
-        "out grad": lambda: comm.all_reduce(good, out=torch.ones(64, requires_grad=True)),
-        "out expanded": lambda: comm.all_reduce(good, out=torch.ones(1).expand(64)),
-        "expanded in place": lambda: comm.all_reduce(rows, out=rows),
-        "foreign": lambda: comm.all_reduce(Foreign()),
-        "foreign with out": lambda: comm.all_reduce(Foreign(), out=Foreign()),
-        "zeros": lambda: comm.all_reduce(torch._efficientzerotensor((64,))),
-        "vmap": lambda: torch.func.vmap(comm.all_reduce)(torch.ones(2, 32)),
-    }
-
-
-def refuse_on_one(context: Context, options: dict[str, Any]) -> dict[str, Any]:
-    with communicator(context) as comm:
-        seen = {}
-        for name, bad in bad_calls(comm).items():
-            call = (
-                bad if context.rank == options["who"] else lambda: comm.all_reduce(torch.ones(64))
-            )
-            seen[name] = [*outcome(call), works(comm)]
-        return seen
-
-
-def replay_after_refusal(context: Context, _options: dict[str, Any]) -> list[str]:
-    """Rank 1 refuses a call, all are told, and then make one as a graph's replay does: unseen by
-    the host. Its output is poison."""
-    with communicator(context) as comm:
-        x = torch.ones(64)
-        bad, good = (lambda: comm.all_reduce(x, op="median")), (lambda: comm.all_reduce(x))
-        told, _ = outcome(bad if context.rank == 1 else good)
-        dist.barrier()
-        native, out = comm._native, torch.zeros(64)
-        assert native is not None
-        state = native._launch(x, native.plan(256))(x.data_ptr(), out.data_ptr(), 0, 0)
-        checked, _ = outcome(comm.check)
-        return [told, str(state != 0), checked]
-
-
-def refuse_on_all(context: Context, options: dict[str, Any]) -> dict[str, Any]:
-    with communicator(context, backend=options["backend"]) as comm:
-        return {name: [*outcome(bad), works(comm)] for name, bad in bad_calls(comm).items()}
 
 
 def mismatch(context: Context, options: dict[str, Any]) -> list[Any]:
@@ -363,42 +279,6 @@ def no_fallback(context: Context, _options: dict[str, Any]) -> list[Any]:
         return [kind, text, took]
 
 
-def fallbacks(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
-    with communicator(context) as comm:
-        x = torch.tensor([context.rank + 1, 4, -3])
-        results = {
-            op: comm.all_reduce(x, op=op).tolist() for op in ("sum", "max", "min", "product")
-        }
-        results["avg"] = comm.all_reduce(x.float(), op="avg").tolist()
-        results["double"] = comm.all_reduce(x.double()).tolist()
-        results["accepts"] = [
-            comm.accepts(x.float()),
-            comm.accepts(x),
-            comm.accepts(x.float(), "max"),
-            comm.accepts(Wrapper(x.float())),
-            comm.accepts(torch.ones(3, requires_grad=True)),
-        ]
-        with torch.no_grad():
-            results["accepts without grad"] = comm.accepts(torch.ones(3, requires_grad=True))
-        stats = comm.stats()
-        results["stats"] = [stats.calls, stats.fallbacks]
-        comm.all_reduce(x.float())
-        results["native calls"] = [comm.stats().calls, comm.stats().bytes]
-        return results
-
-
-def negated(context: Context, options: dict[str, Any]) -> dict[str, list[float]]:
-    """Tensors whose bytes are to be negated before they are values, on one rank alone."""
-    with communicator(context, backend=options["backend"]) as comm:
-        ones = torch.ones(8)
-        x = torch._neg_view(ones) if context.rank == 1 else ones
-        out = torch._neg_view(torch.zeros(8)) if context.rank == 1 else torch.zeros(8)
-        seen = {"in": comm.all_reduce(x), "out": comm.all_reduce(torch.ones(8), out=out)}
-        seen["largest"] = comm.all_reduce(x, op="max")
-        seen["in place"] = comm.all_reduce(x, out=x)
-        return {name: result.unique().tolist() for name, result in seen.items()}
-
-
 def compiled(context: Context, _options: dict[str, Any]) -> list[Any]:
     with communicator(context) as comm:
 
@@ -410,55 +290,6 @@ def compiled(context: Context, _options: dict[str, Any]) -> list[Any]:
         x = torch.arange(100, dtype=torch.float32) * (context.rank + 1)
         total = torch.arange(100, dtype=torch.float32) * 2 * sum(range(1, context.world + 1)) + 1
         return [bool(torch.equal(step(x), total)), comm.stats().calls]
-
-
-def of_compiled(call: Callable[..., object], *arguments: object) -> list[str]:
-    """As outcome; torch has an error of its own for one that is raised while it traces."""
-    try:
-        return outcome(lambda: call(*arguments))
-    except torch._dynamo.exc.Unsupported as error:
-        return [type(error).__name__, str(error)]
-
-
-def compiled_arguments(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
-    """What compiled calls make of a tag, of an algorithm, and of `accepts`."""
-    from torch._dynamo.testing import CompileCounter
-
-    with communicator(context) as comm:
-        compilations = CompileCounter()
-
-        @torch.compile(fullgraph=True, backend=compilations)
-        def tagged(x: torch.Tensor, tag: int) -> torch.Tensor:
-            y: torch.Tensor = comm.all_reduce(x, tag=tag)
-            return y
-
-        @torch.compile(fullgraph=True, backend="aot_eager")
-        def natively(x: torch.Tensor) -> torch.Tensor:
-            y: torch.Tensor = comm.all_reduce(x, algorithm="two_shot")
-            return y
-
-        @torch.compile(fullgraph=True, backend="aot_eager")
-        def accepted(x: torch.Tensor) -> torch.Tensor:
-            return x + 1 if comm.accepts(x) else x
-
-        native, x = comm._native, torch.ones(8)
-        assert native is not None
-        with mock.patch.object(native, "plan", wraps=native.plan) as plan:
-            seen: dict[str, Any] = {"two_shot": float(natively(x)[0])}
-        seen["algorithms"] = [call.args[1] for call in plan.call_args_list]
-        seen["accepts"] = float(accepted(x)[0])
-        seen["integer"] = outcome(lambda: natively(x.int()))[0]
-        seen["tags"] = [float(tagged(x, tag)[0]) for tag in (3, 4, 5, 6)]
-        seen["compilations"] = compilations.frame_count
-        for fullgraph in (True, False):
-            into = torch.compile(comm.all_reduce, fullgraph=fullgraph, backend="aot_eager")
-            leaf, wide, ints = torch.ones(8, requires_grad=True), torch.empty(2, 8), x.int()
-            tries = [(leaf, None), (leaf, leaf), (x, leaf), (x, wide), (x, ints)]
-            seen[f"refused, {fullgraph}"] = [of_compiled(into, *pair) for pair in tries]
-        seen["refused tag"] = outcome(lambda: tagged(x, -1))[0]
-        dist.barrier()
-        seen["other tag"] = outcome(lambda: tagged(x, 7 + context.rank))
-        return seen
 
 
 def subgroups(context: Context, _options: dict[str, Any]) -> list[Any]:

@@ -21,13 +21,14 @@ def targets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def run(target: str, ranks: int, **options: Any) -> list[Any]:
-    place = Placement(ranks, 0)
-    return launch(f"communicator_targets:{target}", options, place, deadline_s=90)
+    """What each rank returns. A target without a module is one of communicator_targets.py."""
+    found = target if ":" in target else f"communicator_targets:{target}"
+    return launch(found, options, Placement(ranks, 0), deadline_s=90)
 
 
 @pytest.mark.parametrize("who", [0, 2])
 def test_a_refusal_reaches_every_rank_and_all_go_on(who: int) -> None:
-    for rank, seen in enumerate(run("refuse_on_one", 3, who=who)):
+    for rank, seen in enumerate(run("argument_targets:refuse_on_one", 3, who=who)):
         for name, (kind, text, fine) in seen.items():
             assert kind == ("InvalidCall" if rank == who else "CallRefused"), (name, text)
             assert fine, f"{name}: the next call of rank {rank} is wrong"
@@ -36,19 +37,19 @@ def test_a_refusal_reaches_every_rank_and_all_go_on(who: int) -> None:
 
 
 def test_replays_behind_a_refusal_drain() -> None:
-    for rank, (told, drained, _) in enumerate(run("replay_after_refusal", 2)):
+    for rank, (told, drained, _) in enumerate(run("argument_targets:replay_after_refusal", 2)):
         assert told == ("InvalidCall" if rank == 1 else "CallRefused")
         assert drained == "True", "a replay behind a refusal ran"
 
 
 def test_check_tells_of_replays_behind_a_refusal() -> None:
-    for _, _, checked in run("replay_after_refusal", 2):
+    for _, _, checked in run("argument_targets:replay_after_refusal", 2):
         assert checked == "AllReduceAborted", "the output of a drained replay was called valid"
 
 
 @pytest.mark.parametrize("backend", ["auto", "nccl"])
 def test_a_call_that_all_refuse_harms_nobody(backend: str) -> None:
-    for seen in run("refuse_on_all", 2, backend=backend):
+    for seen in run("argument_targets:refuse_on_all", 2, backend=backend):
         assert {kind for kind, _, _ in seen.values()} == {"InvalidCall"}
         assert all(fine for _, _, fine in seen.values())
         assert "expected" in seen["op"][1]
@@ -166,7 +167,7 @@ def test_a_rank_that_stays_away_is_named_at_the_deadline(algorithm: str) -> None
 
 
 def test_what_is_not_native_goes_to_the_fallback_with_the_right_result() -> None:
-    for results in run("fallbacks", 2):
+    for results in run("argument_targets:fallbacks", 2):
         assert results["sum"] == [3, 8, -6]
         assert results["max"] == [2, 4, -3]
         assert results["min"] == [1, 4, -3]
@@ -182,7 +183,7 @@ def test_what_is_not_native_goes_to_the_fallback_with_the_right_result() -> None
 @pytest.mark.parametrize("backend", ["auto", "nccl"])
 def test_a_negated_view_is_summed_as_its_values(backend: str) -> None:
     right = {"in": [0.0], "out": [2.0], "largest": [1.0], "in place": [0.0]}
-    assert run("negated", 2, backend=backend) == [right] * 2
+    assert run("argument_targets:negated", 2, backend=backend) == [right] * 2
 
 
 def test_torch_compile_traces_the_whole_call() -> None:
@@ -190,7 +191,7 @@ def test_torch_compile_traces_the_whole_call() -> None:
 
 
 def test_compiled_calls_are_as_eager_ones() -> None:
-    for seen in run("compiled_arguments", 2):
+    for seen in run("argument_targets:compiled_arguments", 2):
         assert (seen["two_shot"], seen["algorithms"]) == (2.0, ["two_shot"])
         assert seen["accepts"] == 2.0
         assert seen["integer"] == "InvalidCall", "a forced algorithm is native or an error"
