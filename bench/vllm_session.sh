@@ -10,7 +10,8 @@
 #
 # $STEPS chooses of b's steps: story (down by Ctrl-C), kill (by SIGKILL of a worker), graphs (with expandable_segments),
 # lost (an edge drops writes: NCCL in the same start), raises (an error of a worker that vLLM does not hear),
-# compare (with $VLLM, such as VLLM='--layers 80 --backends stock ours'), sleep (ours alone, through vLLM's sleep mode).
+# compare (with $VLLM, such as VLLM='--layers 80 --backends stock ours'), compiled (vLLM's default mode, ours and stock),
+# sleep (ours alone, through vLLM's sleep mode).
 # $LIMIT is the seconds that they have together, 565 by default. Every step has a deadline, and what it leaves running is ended.
 set -uo pipefail
 out=${OUT:?a folder for the results}
@@ -64,6 +65,8 @@ part_b() {
       raises) step story-raises $((limit - SECONDS)) "${cycle[@]}" --raises ;;
       # shellcheck disable=SC2086
       compare) step vllm $((limit - SECONDS)) python3 bench/vllm_gpu.py --deadline 120 ${VLLM:---layers 32} ;;
+      compiled)
+        step vllm-compiled $((limit - SECONDS)) python3 bench/vllm_gpu.py --deadline 170 --mode compiled --backends ours stock ;;
       sleep) step sleep $((limit - SECONDS)) python3 bench/vllm_gpu.py --deadline 160 --backends ours --sleep ;;
     esac
   done
