@@ -10,7 +10,7 @@
 Starts vLLM once for each backend named (about a minute each), every start with a deadline: `ours`
 is the plugin as users get it, `stock` is vLLM's own custom all-reduce, `nccl` is without any. Needs
 vLLM and pyallreduce importable, and as many GPUs as ranks. A record is one start and batch; it
-lacks what a start did not get to:
+lacks what a start did not get to, and the end is 1 if any start ended badly or late:
 
 * `tokens`: a digest of the greedy tokens; the same for all backends where the arithmetic is the
   same (2 ranks). Weights are of our own, since `dummy` gives every rank the same, and all requests
@@ -157,8 +157,11 @@ def shortest(by_rank: list[list[float]]) -> float:
     return round(statistics.median(best), 3)
 
 
-def start(backend: str, options: argparse.Namespace, work: Path) -> list[dict[str, Any]]:
-    """The records of one backend; as many as it got to before its deadline."""
+def start(
+    backend: str, options: argparse.Namespace, work: Path
+) -> tuple[list[dict[str, Any]], bool]:
+    """The records of one backend, as many as it got to before its deadline, and whether that was
+    all."""
     model = tiny_model(
         work / "model",
         hidden_size=HIDDEN,
@@ -205,10 +208,10 @@ def start(backend: str, options: argparse.Namespace, work: Path) -> list[dict[st
             print(f"  {line[:200]}")
     if code != 0:
         print(text[-1500:])
-    return records
+    return records, code == 0
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--layers", type=int, default=32)
@@ -223,13 +226,16 @@ def main() -> None:
     options = parser.parse_args()
     if options.child:
         measure(json.loads(options.child))
-        return
+        return 0
     from pyallreduce.info import header
 
     records: list[dict[str, Any]] = []
+    whole = True
     with tempfile.TemporaryDirectory() as work:
         for backend in options.backends:
-            records += start(backend, options, Path(work))
+            found, ended_well = start(backend, options, Path(work))
+            records += found
+            whole = whole and ended_well
             if options.json:  # after each: a later one that hangs takes nothing with it
                 content = {"header": header(" ".join(sys.argv)), "records": records}
                 options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -239,7 +245,8 @@ def main() -> None:
         step, gpu, kernel, micro = (r.get(name, "-") for name in TIMES)
         times = f"{step:>8} {gpu:>8} {kernel:>9} {micro:>8}"
         print(f"{r['batch']:>5} {r['backend']:8} {times}  {r['tokens']}")
+    return 0 if whole else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

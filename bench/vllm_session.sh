@@ -45,6 +45,8 @@ part_b() {
   python3 -m pip install -q --no-index --no-deps --no-compile --target /tmp/site .bundle/b/*.whl &
   local installing=$!
   tar xJf .bundle/b/vllm_py.tar.xz -C $site
+  # vLLM's sleep mode wants this small library of its wheel, which the packed parts lack: put it beside them.
+  [ ! -e .bundle/b/cumem_allocator.abi3.so ] || cp .bundle/b/cumem_allocator.abi3.so $site/vllm/
   xz -dc .bundle/b/fa3.so.xz > $site/vllm/vllm_flash_attn/_vllm_fa3_C.abi3.so
   wait $installing
   timeout 40 python3 -m compileall -q -j 0 $site/vllm /tmp/site > /dev/null 2>&1
@@ -65,9 +67,11 @@ part_b() {
       raises) step story-raises $((limit - SECONDS)) "${cycle[@]}" --raises ;;
       # shellcheck disable=SC2086
       compare) step vllm $((limit - SECONDS)) python3 bench/vllm_gpu.py --deadline 120 ${VLLM:---layers 32} ;;
+      # shellcheck disable=SC2086
       compiled)
-        step vllm-compiled $((limit - SECONDS)) python3 bench/vllm_gpu.py --deadline 170 --mode compiled --backends ours stock ;;
-      sleep) step sleep $((limit - SECONDS)) python3 bench/vllm_gpu.py --deadline 160 --backends ours --sleep ;;
+        step vllm-compiled $((limit - SECONDS)) python3 bench/vllm_gpu.py --deadline 170 --mode compiled --backends ${COMPILED:-stock ours ours stock} ;;
+      # shellcheck disable=SC2086
+      sleep) step sleep $((limit - SECONDS)) python3 bench/vllm_gpu.py --deadline 160 --backends ours --sleep ${SLEEP:-} ;;
     esac
   done
   for log in $logs/story*.log; do

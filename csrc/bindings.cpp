@@ -119,6 +119,15 @@ Record& record_of(const host::SharedMemory& page) {
   return *reinterpret_cast<Record*>(page.address());
 }
 
+// Of every rank's record the state alone: what a step asks.
+std::vector<uint32_t> states_of(const std::vector<const host::SharedMemory*>& pages) {
+  std::vector<uint32_t> states;
+  for (const host::SharedMemory* page : pages) {
+    states.push_back(__atomic_load_n(&record_of(*page).state, __ATOMIC_ACQUIRE));
+  }
+  return states;
+}
+
 // What all calls of one size and type share, so that one of them has little to convert.
 struct Launch {
   Rank& rank;
@@ -150,6 +159,7 @@ void bind_rank(py::module_& m) {
       .def_static(
           "at", [](const host::SharedMemory& page) { return read(record_of(page)); },
           py::arg("page"));
+  m.def("states", &states_of, py::arg("pages"));
   m.def(
       "arm_record",
       [](host::SharedMemory& page, uint32_t generation, uint32_t deadline_ms, uint32_t notice_ms) {
@@ -218,7 +228,14 @@ void bind_watchdog(py::module_& m) {
             watchdog.watch(host::Peer{rank, pid, address_of(page)});
           },
           py::arg("rank"), py::arg("pid"), py::arg("page"), py::keep_alive<1, 4>(), Unlocked())
-      .def("ended", &Watchdog::ended, Unlocked())
+      // Every step asks. The GIL is given away only where there may be something to wait for: who
+      // gives it away while other threads want it may be without it for milliseconds.
+      .def("ended",
+           [](const Watchdog& watchdog) {
+             if (!watchdog.any_ended()) return std::pair<int, std::string>(-1, "");
+             const py::gil_scoped_release unlocked;
+             return watchdog.ended();
+           })
       .def("close", &Watchdog::close, Unlocked());
 }
 

@@ -99,6 +99,7 @@ class NativePath:
         self._nonce = nonce
         self._device = device
         self._rank: Rank = slabs.connect()
+        self._states = _native.load().states
         self._launches: dict[torch.dtype, dict[int, _Launch]] = {d: {} for d in arrays.DTYPE_CODES}
         may_leave = config.algorithm == "auto" and not config.batch_invariant
         self.leaves = may_leave and table_for(limits).leaves
@@ -259,7 +260,7 @@ class NativePath:
 
     def _aborted(self) -> bool:
         """Whether any rank ended a call for another reason than a refusal, or has died."""
-        states = [record.state for record in self._records()]
+        states = self._states(self._slabs.record_pages())
         if any(states) and {stop_of(state) for state in states} - {Stop.NONE, *_OF_A_REFUSAL}:
             return True
         return bool(self._slabs.ended()[1])

@@ -221,6 +221,7 @@ void Watchdog::bury(const Watched& watched) {
   launched_ = " after it had launched " + launched(watched.peer.page) + " calls; rank " +
               std::to_string(rank_) + " had launched " + launched(page_) +
               " (replays of graphs not counted)";
+  buried_.store(true, std::memory_order_release);
 }
 
 // Without the lock: the end of the process takes its time. The first line does not wait for all of

@@ -40,6 +40,8 @@ class Watchdog {
   // From here on that peer's death raises this rank's host stop, and its orderly close() its bit of
   // `absent`. Its page stays mapped until close().
   void watch(const Peer& peer);
+  // Whether a peer has died; never waits.
+  bool any_ended() const { return buried_.load(std::memory_order_acquire); }
   // (-1, "") while no peer has died; else the first that did, and a sentence, "rank 1 (...) ...".
   // Waits until how it died is known, or until 50 ms after this watchdog learned of the death.
   std::pair<int, std::string> ended() const;
@@ -79,6 +81,7 @@ class Watchdog {
   mutable std::mutex mutex_;
   std::vector<Watched> watched_;
   std::optional<Watched> dead_;
+  std::atomic<bool> buried_{false};  // dead_ is set
   std::chrono::steady_clock::time_point told_by_;
   std::string launched_;  // " after it had launched ..."
   std::string how_;       // empty until it is known, or given up

@@ -48,7 +48,8 @@ _BROKEN = {
     Code.KERNEL_TIMEOUT,
 }
 
-_open: weakref.WeakSet[SlotAdapter] = weakref.WeakSet()
+# Weak: a slot that its engine has dropped holds nothing. No WeakSet, since every step asks for all.
+_open: list[weakref.ref[SlotAdapter]] = []
 _first_broken: list[Reason] = []
 
 
@@ -71,7 +72,8 @@ class SlotAdapter:
         self._place = 0
         self._patience = ExitStack()
         self._patience.enter_context(communicator.patience())
-        _open.add(self)
+        self._settled = False
+        _open.append(weakref.ref(self, _open.remove))
 
     @property
     def disabled(self) -> bool:
@@ -120,6 +122,7 @@ class SlotAdapter:
     def capture(self) -> Iterator[None]:
         """Around graph captures and their warm-up: patient, and nothing to register at the end."""
         self.start_step()
+        self._settled = False
         with self.communicator.patience():
             yield
 
@@ -128,9 +131,12 @@ class SlotAdapter:
         self._place = 0
 
     def settle(self) -> None:
-        """The engine has warmed up: from now on a wait has the usual deadline."""
-        self._patience.close()
-        self.communicator.settle()
+        """The engine has warmed up: from now on a wait has the usual deadline. Cheap the second
+        time."""
+        if not self._settled:
+            self._patience.close()
+            self.communicator.settle()
+            self._settled = True
 
     def check(self) -> None:
         """Raise what went wrong on any rank; call it behind the synchronisation of a step."""
@@ -142,7 +148,7 @@ class SlotAdapter:
 
     def close(self) -> None:
         """Let go of the shared memory; safe to call twice."""
-        _open.discard(self)
+        _open[:] = [ref for ref in _open if ref() is not self]
         self._patience.close()
         self.communicator.close()
 
@@ -216,21 +222,25 @@ def _nothing(_record: logging.LogRecord) -> bool:
     return False
 
 
+def _slots() -> list[SlotAdapter]:
+    return [slot for ref in tuple(_open) if (slot := ref()) is not None]
+
+
 def start_step() -> None:
     """A step starts, on every rank, in every open slot of this process."""
-    for adapter in tuple(_open):
+    for adapter in _slots():
         adapter.start_step()
 
 
 def settle_all() -> None:
     """The engine has warmed up."""
-    for adapter in tuple(_open):
+    for adapter in _slots():
         adapter.settle()
 
 
 def leave_all() -> None:
     """This process is about to end, whatever comes of this."""
-    for adapter in tuple(_open):
+    for adapter in _slots():
         try:
             adapter.leave()
         except Exception:
@@ -246,5 +256,5 @@ def check_behind_the_gpu() -> None:
 
 def check_all() -> None:
     """Raise what went wrong in any open slot of this process, on any rank."""
-    for adapter in tuple(_open):
+    for adapter in _slots():
         adapter.check()

@@ -108,10 +108,11 @@ SGLANG = Contract(
             "device",
         ),
         "srt/distributed/parallel_state.py:GroupCoordinator.graph_capture": ("ca_comm", "capture"),
-        "srt/distributed/parallel_state.py:GroupCoordinator.all_reduce": (
-            "ca_comm",
-            "disabled",
+        "srt/distributed/parallel_state.py:GroupCoordinator.all_reduce": ("ca_comm", "disabled"),
+        # In `all_reduce`, or in what it asks, which has another name in each release.
+        "srt/distributed/parallel_state.py:GroupCoordinator": (
             "should_custom_ar",
+            "custom_all_reduce",
         ),
         "srt/distributed/parallel_state.py:GroupCoordinator.destroy": ("ca_comm",),
         "srt/managers/scheduler.py:Scheduler.run_batch": ("batch",),

@@ -106,16 +106,16 @@ def random_weights(folder: Path) -> None:
     save_file(halves, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def second_plugin(folder: Path, source: str) -> str:
-    """A plugin of vLLM's beside ours, which injects a fault: what to add to PYTHONPATH.
+def second_plugin(folder: Path, source: str, group: str = "vllm.general_plugins") -> str:
+    """A plugin of an engine's beside ours, which injects a fault: what to add to PYTHONPATH.
 
-    `source` defines `register()`, which vLLM calls in each of its processes; it may import what
-    tests/faults has.
+    `source` defines `register()`, which the engine calls in each of its processes; it may import
+    what tests/faults has.
     """
     about = folder / "fault_for_tests-0.dist-info"
     about.mkdir(parents=True)
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: fault-for-tests\nVersion: 0\n")
-    entry = "[vllm.general_plugins]\nfault = fault_for_tests:register\n"
+    entry = f"[{group}]\nfault = fault_for_tests:register\n"
     (about / "entry_points.txt").write_text(entry)
     (folder / "fault_for_tests.py").write_text(source)
     return os.pathsep.join([str(folder), str(Path(__file__).parent.parent / "faults")])

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from pathlib import Path
 
@@ -75,14 +74,11 @@ def test_a_file_that_is_missing(tmp_path: Path) -> None:
     assert "a.py can't be read" in problems(HERE, "1.3", tmp_path)
 
 
-def test_sglang() -> None:
-    """`TEST_SGLANG_FOLDER` holds `sglang/`, unpacked from its wheel."""
-    folder = os.environ.get("TEST_SGLANG_FOLDER", "")
-    spec = importlib.util.find_spec("sglang")
-    if folder:
-        root = Path(folder) / "sglang"
-    elif spec is not None and spec.submodule_search_locations:
-        root = Path(next(iter(spec.submodule_search_locations)))
-    else:
-        leave_out("SGLang is not here: name the folder of its files in TEST_SGLANG_FOLDER")
-    assert problems(SGLANG, "0.5.23", root) == []
+@pytest.mark.parametrize("version", ["0.5.13", "0.5.16", "0.5.23"])
+def test_sglang(version: str) -> None:
+    """Each folder of `TEST_SGLANG_FOLDERS` holds `sglang/`, unpacked from its wheel."""
+    folders = [f for f in os.environ.get("TEST_SGLANG_FOLDERS", "").split(os.pathsep) if f]
+    root = next((Path(f) / "sglang" for f in folders if f.endswith(f"sglang-{version}")), None)
+    if root is None:
+        leave_out(f"SGLang {version} is not here: name sglang-{version} in TEST_SGLANG_FOLDERS")
+    assert problems(SGLANG, version, root) == []

@@ -149,7 +149,7 @@ class GroupCoordinator:
 @pytest.fixture
 def slot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slot]:
     found = Slot()
-    monkeypatch.setattr(adapter, "_open", {found})
+    monkeypatch.setattr(adapter, "_open", [weakref.ref(found)])
     classes = {
         "vllm.v1.worker.gpu_worker": Worker,
         "vllm.v1.executor.multiproc_executor": WorkerProc,

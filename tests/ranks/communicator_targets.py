@@ -23,6 +23,7 @@ from pyallreduce import Communicator, Config, validate
 from pyallreduce import communicator as communicator_module
 from pyallreduce.errors import ExchangeTimeout, PyallreduceError
 from pyallreduce.exchange import Exchange
+from pyallreduce.integrations import adapter as slots
 from pyallreduce.integrations.adapter import SlotAdapter
 from pyallreduce.reasons import Code, Reason
 from pyallreduce.reference import rank_order_sum
@@ -144,6 +145,13 @@ def slot(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
         patient = [call.args[0] for call in deadlines.call_args_list]
         adapter.settle()
         settled = [call.args[0] for call in deadlines.call_args_list]
+        deadlines.reset_mock()
+        adapter.settle()
+        again = deadlines.call_count
+        with adapter.capture():
+            pass
+        adapter.settle()
+        captured = [call.args[0] for call in deadlines.call_args_list]
         base = torch.arange(60.0).view(5, 12)
         found = {}
         for name, x in {"whole": base, "turned": base.t(), "in part": base[:, ::2]}.items():
@@ -151,7 +159,19 @@ def slot(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
             strides = y.stride() == torch.empty_like(x).stride()
             found[name] = [strides, bool(torch.equal(y, x * context.world))]
         adapter.close()
-        return {"patient": patient, "settled": settled, **found}
+        told = {"patient": patient, "settled": settled, "again": again, "captured": captured}
+        return {**told, **found}
+
+
+def dropped_slot(context: Context, _options: dict[str, Any]) -> list[int]:
+    """How many slots a step goes through: of one that is open, dropped, and closed."""
+    with communicator(context) as first, communicator(context) as second:
+        dropped, closed = SlotAdapter(first), SlotAdapter(second)
+        counts = [len(slots._slots())]
+        del dropped
+        counts.append(len(slots._slots()))
+        closed.close()
+        return [*counts, len(slots._slots())]
 
 
 def left(context: Context, _options: dict[str, Any]) -> list[Any]:

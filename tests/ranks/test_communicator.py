@@ -103,6 +103,12 @@ def test_a_slot_keeps_strides_and_has_the_usual_deadline_once_settled() -> None:
         assert seen["whole"] == seen["turned"] == seen["in part"] == [True, True]
         assert seen["patient"] == [200_000], "ten times the usual"
         assert seen["settled"] == [200_000, 20_000], "also before the first call"
+        assert seen["again"] == 0, "a step of an engine pays nothing for it"
+        assert seen["captured"] == [200_000, 20_000]
+
+
+def test_a_step_goes_through_the_slots_that_somebody_holds() -> None:
+    assert run("dropped_slot", 2) == [[2, 1, 0]] * 2
 
 
 def test_a_rank_that_leaves_is_named_at_once() -> None:

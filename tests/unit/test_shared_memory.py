@@ -17,9 +17,12 @@ def test_a_record_of_a_page_that_is_closed_is_not_read() -> None:
     page = _C.SharedMemory(4096)
     _C.arm_record(page, 1, 1000, 1000)
     assert _C.Record.at(page).state == 0
+    assert _C.states([page, page]) == [0, 0]
     page.close()
     with pytest.raises(CommunicatorClosed):
         _C.Record.at(page)
+    with pytest.raises(CommunicatorClosed):
+        _C.states([page])
     with pytest.raises(CommunicatorClosed):
         _C.arm_record(page, 1, 1000, 1000)
     with pytest.raises(CommunicatorClosed):

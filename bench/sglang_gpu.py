@@ -1,0 +1,287 @@
+#!/usr/bin/env python3
+# SPDX-FileCopyrightText: The pyallreduce authors
+# SPDX-License-Identifier: Apache-2.0
+"""SGLang's server on two GPUs: with our plugin, with its own custom all-reduce, and with NCCL.
+
+    python3 bench/sglang_gpu.py --json $OUT/sglang.json
+    python3 bench/sglang_gpu.py --backends ours --lost --json $OUT/lost.json    # a broken edge
+    python3 bench/sglang_gpu.py --backends ours --kill --json $OUT/kill.json    # a worker dies
+
+Starts the server once for each backend named, with a deadline, asks it, and ends it: `ours` is the
+plugin as users get it, `stock` is SGLang's own custom all-reduce, `nccl` is without any. Needs
+SGLang and pyallreduce importable (bench/sglang_session.sh unpacks the former on a GPU machine). Of
+each start and batch a record:
+
+* `tokens`: a digest of the greedy tokens; the same for all backends, as the sum of two is.
+* `step_ms`: a decode step by the client's clock, from the difference of a long and a short answer.
+* `calls`, of ours: calls of each rank so far. A graph's are counted when it is captured.
+* `told`: who carries the all-reduces, in the server's own log.
+
+With `--kill` worker 1 gets SIGKILL in a request: how that ended, and after how long. Ends with 1 if
+a server did not start, gave other tokens, or had its all-reduces carried by another than is to be
+expected.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import signal
+import socket
+import statistics
+import sys
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "tests" / "integrations"))
+from processes import LOST, random_weights, second_plugin, session, started, tiny_model  # noqa: E402
+
+BACKENDS = ("ours", "stock", "nccl")
+SHORT, LONG = 16, 144  # tokens
+PLUGINS = "sglang.srt.plugins"
+# Counts the calls of each rank in a file of its own.
+COUNTS = """
+def register():
+    import os
+    from pyallreduce.integrations.adapter import SlotAdapter
+    sound, made = SlotAdapter.all_reduce, [0]
+    def all_reduce(slot, *arguments, **options):
+        made[0] += 1
+        file = f"{os.environ['COUNTS']}-{slot.communicator.rank}"
+        with open(file, "w") as counts:
+            counts.write(str(made[0]))
+        return sound(slot, *arguments, **options)
+    SlotAdapter.all_reduce = all_reduce
+"""
+EAGER = ("--disable-decode-cuda-graph", "--disable-prefill-cuda-graph")
+TOLD = re.compile(r"the all-reduces|pyallreduce (leaves|ends|could)|AllReduceAborted: |died \(SIG")
+FAILED = (urllib.error.URLError, ConnectionError, TimeoutError)
+
+
+@dataclass(frozen=True)
+class Server:
+    """A server that answers."""
+
+    leader: int
+    port: int
+    log: Path
+    seconds: float  # from start to healthy
+
+    def tokens(self, batch: int, count: int, deadline_s: float = 60) -> list[list[int]]:
+        """The greedy tokens of a batch of requests, `count` each."""
+        content = {
+            "input_ids": [[3 + i, 7, 11 + i, 5] for i in range(batch)],
+            "sampling_params": {"temperature": 0, "max_new_tokens": count, "ignore_eos": True},
+        }
+        data = json.dumps(content).encode()
+        url = f"http://127.0.0.1:{self.port}/generate"
+        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
+        with urllib.request.urlopen(request, timeout=deadline_s) as answer:
+            return [list(found["output_ids"]) for found in json.load(answer)]
+
+    def worker(self, rank: int) -> int:
+        """The process id of a rank, by the title that SGLang gives it."""
+        for pid in session(self.leader):
+            title = Path(f"/proc/{pid}/cmdline").read_text(errors="replace")
+            if f"scheduler_TP{rank}" in title:
+                return pid
+        raise RuntimeError(f"there is no worker of rank {rank}")
+
+    def gone(self, deadline_s: float) -> float:
+        """Seconds until nothing of the server is left."""
+        begin = time.monotonic()
+        while left := session(self.leader):
+            if time.monotonic() - begin > deadline_s:
+                raise TimeoutError(f"still there after {deadline_s:.0f} s: {left}")
+            time.sleep(0.1)
+        return time.monotonic() - begin
+
+    def told(self) -> list[str]:
+        lines = self.log.read_text(errors="replace").splitlines()
+        return [line[:600] for line in lines if TOLD.search(line)][:6]
+
+
+@contextmanager
+def serving(
+    model: Path, environment: Mapping[str, str], log: Path, arguments: list[str], deadline_s: float
+) -> Iterator[Server]:
+    """A server that has become healthy; on leaving nothing of it is left.
+
+    Raises:
+        RuntimeError: it has ended, or was not healthy in time.
+    """
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = int(free.getsockname()[1])
+    command = [
+        *(sys.executable, "-m", "sglang.launch_server", "--model-path", str(model)),
+        *("--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"),
+        *("--skip-tokenizer-init", "--disable-radix-cache", "--random-seed", "0"),
+        *("--attention-backend", "triton", "--sampling-backend", "pytorch"),
+        *("--grammar-backend", "none", "--mem-fraction-static", "0.3"),
+        *arguments,
+    ]
+    begin = time.monotonic()
+    with started(command, environment, log) as process:
+        while not healthy(port):
+            ended = process.poll()
+            if ended is not None or time.monotonic() - begin > deadline_s:
+                how = "was not healthy in time" if ended is None else f"ended with {ended}"
+                raise RuntimeError(f"the server {how}\n{log.read_text(errors='replace')[-5000:]}")
+            time.sleep(0.3)
+        yield Server(process.pid, port, log, time.monotonic() - begin)
+
+
+def healthy(port: int) -> bool:
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
+            return bool(answer.status == 200)
+    except OSError:
+        return False
+
+
+def measured(server: Server, batch: int) -> tuple[list[list[int]], float]:
+    """The tokens of a long answer, and a decode step in ms."""
+    server.tokens(batch, SHORT)
+    steps, answers = [], []
+    for _ in range(3):
+        times = []
+        for count in (LONG, SHORT):
+            begin = time.perf_counter()
+            answers.append(server.tokens(batch, count))
+            times.append(time.perf_counter() - begin)
+        steps.append((times[0] - times[1]) / (LONG - SHORT) * 1e3)
+    if any(answer != answers[0] for answer in answers[2::2]):
+        raise RuntimeError("the same request got other tokens")
+    return answers[0], statistics.median(steps)
+
+
+def killed(server: Server) -> dict[str, Any]:
+    """Worker 1 gets SIGKILL in a request: how the request ended, and what was left."""
+    ended: list[str] = []
+
+    def ask() -> None:
+        try:
+            server.tokens(1, 1800, deadline_s=90)
+            ended.append("answered")
+        except FAILED as error:
+            ended.append(f"{type(error).__name__}: {error}")
+
+    request = threading.Thread(target=ask)
+    request.start()
+    time.sleep(0.5)
+    begin = time.monotonic()
+    os.kill(server.worker(1), signal.SIGKILL)
+    request.join(100)
+    took = time.monotonic() - begin
+    return {
+        "request": ended[0] if ended else "without an end",
+        "request_s": round(took, 2),
+        "gone_s": round(server.gone(60), 2),
+    }
+
+
+def start(
+    backend: str, options: argparse.Namespace, model: Path, work: Path
+) -> list[dict[str, Any]]:
+    """The records of one start of the server."""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COUNTS": str(work / "calls")}
+    arguments = ["--tp-size", str(options.ranks), "--cuda-graph-max-bs-decode", "16"]
+    if options.mode == "eager":
+        arguments += EAGER
+    if backend == "nccl":
+        arguments.append("--disable-custom-all-reduce")
+    if backend == "ours":
+        fault = second_plugin(work / "plugin", LOST if options.lost else COUNTS, PLUGINS)
+        environment["PYTHONPATH"] = os.pathsep.join([fault, environment.get("PYTHONPATH", "")])
+    else:
+        environment["SGLANG_PLUGINS"] = "none"
+    log = options.logs / f"sglang-{options.mode}-{backend}.log"
+    about = {
+        "backend": backend,
+        "ranks": options.ranks,
+        "layers": options.layers,
+        "mode": options.mode,
+    }
+    with serving(model, environment, log, arguments, options.deadline) as server:
+        records = []
+        for batch in options.batches:
+            tokens, step_ms = measured(server, batch)
+            digest = hashlib.sha256(repr(tokens).encode()).hexdigest()[:16]
+            calls = [int(f.read_text()) for f in sorted(work.glob("calls-*"))]
+            found = {"batch": batch, "tokens": digest, "step_ms": round(step_ms, 4), "calls": calls}
+            records.append({**about, "up_s": round(server.seconds, 1), **found})
+        if options.kill:
+            records[-1] |= killed(server)
+        else:
+            os.kill(server.leader, signal.SIGINT)
+            records[-1] |= {"down": "Ctrl-C", "gone_s": round(server.gone(60), 2)}
+        records[-1]["told"] = server.told()
+    return records
+
+
+def sound(records: list[dict[str, Any]], tokens: dict[int, str], lost: bool) -> bool:
+    """Whether one start gave these tokens, and who carries its all-reduces is as to be expected."""
+    if "failed" in records[-1] or any(r["tokens"] != tokens[r["batch"]] for r in records):
+        return False
+    ours = any("pyallreduce carries" in line for line in records[-1]["told"])
+    return ours is (records[-1]["backend"] == "ours" and not lost)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
+    parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
+    parser.add_argument("--mode", choices=("graphs", "eager"), default="graphs")
+    fault = parser.add_mutually_exclusive_group()
+    fault.add_argument("--lost", action="store_true", help="rank 1 finds its writes lost")
+    fault.add_argument("--kill", action="store_true", help="SIGKILL of worker 1 in a request")
+    parser.add_argument("--deadline", type=float, default=150, help="seconds until it is healthy")
+    parser.add_argument("--json", type=Path, help="result file")
+    parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()))
+    options = parser.parse_args()
+    from pyallreduce.info import header
+
+    records: list[dict[str, Any]] = []
+    tokens: dict[int, str] = {}
+    good = True
+    with tempfile.TemporaryDirectory() as folder:
+        sizes = {"hidden_size": 1024, "intermediate_size": 2048, "num_attention_heads": 8}
+        sizes |= {"num_key_value_heads": 8, "head_dim": 128, "num_hidden_layers": options.layers}
+        model = tiny_model(Path(folder) / "model", **sizes)
+        random_weights(model)
+        for number, backend in enumerate(options.backends):
+            work = Path(folder) / str(number)
+            work.mkdir()
+            try:
+                found = start(backend, options, model, work)
+            except Exception as error:  # of whatever class: the next backend has its turn
+                failure = f"{type(error).__name__}: {error}"
+                found = [{"backend": backend, "failed": failure[-6000:]}]
+            for record in found:
+                if "tokens" in record:
+                    tokens.setdefault(record["batch"], record["tokens"])
+                print(json.dumps(record), flush=True)
+            good = good and sound(found, tokens, options.lost)
+            records += found
+            if options.json:  # after each: a later one that hangs takes nothing with it
+                content = {"header": header(" ".join(sys.argv)), "records": records}
+                options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
