@@ -10,7 +10,7 @@
 Starts vLLM once for each backend named (about a minute each), every start with a deadline: `ours`
 is the plugin as users get it, `stock` is vLLM's own custom all-reduce, `nccl` is without any. Needs
 vLLM and pyallreduce importable, and as many GPUs as ranks. A record is one start and batch; it
-lacks what a start did not get to, and the end is 1 if any start ended badly or late:
+lacks what a start did not get to:
 
 * `tokens`: a digest of the greedy tokens; the same for all backends where the arithmetic is the
   same (2 ranks). Weights are of our own, since `dummy` gives every rank the same, and all requests
@@ -25,6 +25,8 @@ lacks what a start did not get to, and the end is 1 if any start ended badly or 
   batch's record.
 * `slept`, with `--sleep`: whether vLLM gives the same tokens after it has slept (level 1: weights
   on the host, the cache given up) and woken up. The whole start runs with vLLM's own allocator.
+
+Ends with 1 if any start ended badly or late.
 """
 
 from __future__ import annotations
