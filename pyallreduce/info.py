@@ -30,7 +30,10 @@ from pyallreduce.topology import Matrix, matrix, probe
 
 __all__ = ["Budget", "Group", "Info", "gather", "gpu_count", "header"]
 
-_PACKAGES = ("pyallreduce", "torch", "vllm", "cupy-cuda12x", "cupy-cuda13x", "nvidia-ml-py")
+_PACKAGES = (
+    *("pyallreduce", "torch", "vllm", "sglang", "sglang-kernel"),
+    *("cupy-cuda12x", "cupy-cuda13x", "nvidia-ml-py"),
+)
 _WORLDS = (2, 3, 4, 8)
 _NONE = ""
 
