@@ -101,7 +101,8 @@ def _given_up(rank: int, peer: int, record: Record) -> AllReduceAborted:
     """Nobody has died, and yet a peer's host ended its call."""
     message = (
         f"rank {rank} was stopped by rank {peer}, which has closed its communicator while it was "
-        f"in a call, or can't go on with it. {signature_text(record.ours)}."
+        f"in a call, or can't go on with it: see what it says itself. "
+        f"{signature_text(record.ours)}."
     )
     return AllReduceAborted(message, rank=rank, peer=peer, call=record.epoch)
 
@@ -157,7 +158,8 @@ def _abort_text(stop: Stop, rank: int, record: Record, ours: str, phase: str) ->
     if stop is Stop.ABSENT:
         return (
             f"rank {rank} waited for rank {record.peer} ({phase}), which has closed its "
-            f"communicator. {ours}."
+            f"communicator, as its program does when it ends, by an error too: see what it says "
+            f"itself. {ours}."
         )
     who = "the host" if stop is Stop.HOST else "a peer"
     return f"rank {rank} was told to stop by {who} while it waited for rank {record.peer}. {ours}."

@@ -267,9 +267,9 @@ def _listen(ranks: list[_Rank], deadline: float, on_report: Report) -> None:
         for key, _ in selector.select(0):  # what has arrived by then, but one read a rank
             _hear(key.data, selector, on_report)
         late = [key.data for key in selector.get_map().values()]
-    failures = [f"rank {rank.number}: {rank.failure}" for rank in ranks if rank.failure]
-    if late:
-        numbers = ", ".join(str(rank.number) for rank in late)
-        failures.append(f"rank {numbers}: did not end in time")
-    if failures:
-        raise LaunchError("\n".join(failures))
+    failed: dict[str, list[int]] = {}  # what all ranks say alike is told once
+    for rank in [*(rank for rank in ranks if rank.failure), *late]:
+        failed.setdefault(rank.failure or "did not end in time", []).append(rank.number)
+    if failed:
+        told = (f"rank {', '.join(map(str, who))}: {what}" for what, who in failed.items())
+        raise LaunchError("\n".join(told))

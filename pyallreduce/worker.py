@@ -19,6 +19,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from pyallreduce.errors import BackendUnavailable, ConfigError
+
 __all__ = ["Context", "main"]
 
 _PR_SET_PDEATHSIG = 1
@@ -53,12 +55,18 @@ def main(job: dict[str, Any]) -> None:
             _leave()
     except BaseException as error:
         # The last place that can tell: whatever ends this rank becomes text for the starter.
-        what = "".join(traceback.format_exception(type(error), error, error.__traceback__))
         with contextlib.suppress(BrokenPipeError):
-            send({"failure": what.rstrip()})
+            send({"failure": _told(error)})
         sys.stderr.flush()
         # Not sys.exit: a communicator whose peers are gone must not be torn down collectively.
         os._exit(1)
+
+
+def _told(error: BaseException) -> str:
+    """A traceback, except for what the user can mend: there the message says it all."""
+    if isinstance(error, BackendUnavailable | ConfigError):
+        return f"{type(error).__name__}: {error}"
+    return "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
 
 
 def _leave() -> None:

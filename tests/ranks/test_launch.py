@@ -24,6 +24,9 @@ import os, threading, time
 import torch
 import torch.distributed as dist
 
+from pyallreduce.errors import BackendUnavailable
+from pyallreduce.reasons import Code, Reason
+
 
 def add(context, options):
     context.say({"hello": context.rank})
@@ -36,6 +39,10 @@ def fail(context, options):
     if context.rank == 1:
         raise ValueError("rank 1 has had enough")
     threading.Event().wait()
+
+
+def unfit(context, options):
+    raise BackendUnavailable(Reason(Code.SLAB_SIZE, "too small"))
 
 
 def die(context, options):
@@ -95,6 +102,13 @@ def test_results_come_in_rank_order() -> None:
 def test_an_exception_comes_back_as_text() -> None:
     with pytest.raises(LaunchError, match=r"rank 1: (.|\n)*ValueError: rank 1 has had enough"):
         launch("launch_targets:fail", {}, Placement(2, 0), deadline_s=90)
+
+
+def test_what_the_user_can_mend_is_told_once_and_without_a_traceback() -> None:
+    with pytest.raises(
+        LaunchError, match=r"^rank 0, 1: BackendUnavailable: SLAB_SIZE: .*too small"
+    ):
+        launch("launch_targets:unfit", {}, Placement(2, 0), deadline_s=90)
 
 
 def test_a_death_is_told() -> None:

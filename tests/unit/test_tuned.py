@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 from concurrent.futures import ThreadPoolExecutor
@@ -14,8 +15,10 @@ from pathlib import Path
 import pytest
 
 from pyallreduce import shipped, tuned
+from pyallreduce.bench import tune
 from pyallreduce.bench.tune import Choice, Measured, choose, table_of
 from pyallreduce.facts import PROTOCOL_VERSION, Facts, Link
+from pyallreduce.launch import Placement, Report
 from pyallreduce.table import MAX_BYTES, Entry, Table, TableError
 from pyallreduce.tuned import FORMAT, Machine, load, machine_of, path_of, save
 
@@ -227,3 +230,30 @@ def test_what_was_not_measured_goes_by_the_shipped_table(table: Table) -> None:
     assert tuned_table.entry(4 * KIB) == Entry(4 * KIB, "two_shot", 1, 96)
     for nbytes in (4 * KIB + 1, 64 * KIB, 4 * MIB, MAX_BYTES):
         assert tuned_table.entry(nbytes) == table.entry(nbytes)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "told"), [(2, []), (3, ["2 of 3 sizes measured: --seconds were over"])]
+)
+def test_sizes_that_there_was_no_time_for_are_told(
+    sizes: int,
+    told: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    machine = {"gpu": "none", "world": 2, "link": "memory", "version": "0"}
+
+    def measures_two(*_: object, on_report: Report, **__: object) -> None:
+        start = {"backend": "native", "reason": "OK", "fallback": "gloo", "machine": machine}
+        on_report(0, {"start": start})
+        for done, nbytes in enumerate((1024, 2048)):
+            on_report(0, {"size": nbytes, "done": done, "of": sizes})
+            best = {"algorithm": "one_shot", "blocks": 1, "lanes": 64, "us": 2.0}
+            on_report(0, {"bytes": nbytes, "measured": [best]})
+
+    monkeypatch.setattr(tune, "launch", measures_two)
+    monkeypatch.setattr(tune, "_progress", lambda: contextlib.nullcontext(lambda _: None))
+    assert tune.run(Placement(2, 0), tmp_path / "table.json", {}, timeout_s=1) is not None
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "sizes measured" in line] == told
