@@ -9,7 +9,7 @@ has no network.
 That release is the last one made for torch 2.11. Of its kernels those for sm_90 are packed, without
 FlashAttention and what is for sparse attention (1.2 GB), so that attention is Triton's. Of what it
 depends on those packages are packed that its server imports and the GPU machine lacks.
-`bench/sglang_gpu.py` says how it is unpacked.
+`bench/sglang_session.sh` unpacks it.
 """
 
 from __future__ import annotations
@@ -27,17 +27,19 @@ sglang==0.5.16 sglang-kernel==0.4.5 flashinfer-python==0.6.14 transformers==5.12
 tokenizers==0.22.2 xgrammar==0.2.1 apache-tvm-ffi==0.1.11 openai==2.6.1 jiter==0.19.0
 distro==1.9.0 sniffio==1.3.1 compressed-tensors==0.17.0 loguru==0.7.3 fastapi==0.136.3
 starlette==1.10.0 uvicorn==0.54.0 pydantic==2.14.4 pydantic-core==2.50.5 annotated-types==0.8.0
-typing-inspection==0.4.5 pydantic-extra-types==2.11.1 python-multipart==0.0.34 email-
-validator==2.4.0 dnspython==2.9.2 orjson==3.13.0 msgspec==0.23.0 pybase64==1.5.1 pyzmq==27.3.0
-setproctitle==1.3.8 partial-json-parser==0.2.1.1.post7 zstandard==0.25.0 watchfiles==1.3.0
-gguf==0.19.0 interegular==0.3.3 llguidance==1.7.6 mistral-common==1.13.1 pycountry==26.2.16
-jsonschema==4.26.0 jsonschema-specifications==2025.9.1 referencing==0.37.0 rpds-py==2026.9.1
-soundfile==0.14.0 cffi==2.1.1 pycparser==3.12 ipython==9.18.1 traitlets==5.16.1 decorator==5.2.1
-jedi==0.20.1 parso==0.8.7 matplotlib-inline==0.2.2 pexpect==4.9.0 ptyprocess==0.7.0 prompt-
-toolkit==3.0.53 stack-data==0.6.3 executing==2.3.0 asttokens==3.0.2 pure-eval==0.2.4
-wcwidth==0.9.4 ipython-pygments-lexers==1.1.1 dill==0.4.1 jmespath==1.1.0 easydict==1.14
+typing-inspection==0.4.5 pydantic-extra-types==2.11.1 python-multipart==0.0.34
+email-validator==2.4.0 dnspython==2.9.2 orjson==3.13.0 msgspec==0.23.0 pybase64==1.5.1
+pyzmq==27.3.0 setproctitle==1.3.8 partial-json-parser==0.2.1.1.post7 zstandard==0.25.0
+watchfiles==1.3.0 gguf==0.19.0 interegular==0.3.3 llguidance==1.7.6 mistral-common==1.13.1
+pycountry==26.2.16 jsonschema==4.26.0 jsonschema-specifications==2025.9.1 referencing==0.37.0
+rpds-py==2026.9.1 soundfile==0.14.0 cffi==2.1.1 pycparser==3.12 ipython==9.18.1
+traitlets==5.16.1 decorator==5.2.1 jedi==0.20.1 parso==0.8.7 matplotlib-inline==0.2.2
+pexpect==4.9.0 ptyprocess==0.7.0 prompt-toolkit==3.0.53 stack-data==0.6.3 executing==2.3.0
+asttokens==3.0.2 pure-eval==0.2.4 wcwidth==0.9.4 ipython-pygments-lexers==1.1.1 dill==0.4.1
+jmespath==1.1.0 easydict==1.14
 """
 PART = 54 << 20  # bytes: what goes in one call, beside the checkout
+PARTS = 2  # that bench/sglang_session.sh knows
 PLATFORMS = (
     *(f"manylinux_2_{n}" for n in (34, 31, 28, 27, 26, 24, 17, 12, 5)),
     *("manylinux2014", "manylinux2010", "manylinux1"),
@@ -75,6 +77,8 @@ def main() -> None:
             ["tar", "-C", str(site), "-I", "xz -6 -T0", "-cf", str(packed), "."], check=True
         )
         size = packed.stat().st_size
+        if size > PARTS * PART:
+            raise SystemExit(f"{size / 2**20:.1f} MiB do not fit into {PARTS} parts")
         with packed.open("rb") as whole:
             for part in range(-(-size // PART)):
                 here = folder / str(part)

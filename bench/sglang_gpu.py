@@ -4,8 +4,8 @@
 """SGLang's server on two GPUs: with our plugin, with its own custom all-reduce, and with NCCL.
 
     python3 bench/sglang_gpu.py --json $OUT/sglang.json
-    python3 bench/sglang_gpu.py --backends ours --lost --json $OUT/lost.json    # a broken edge
-    python3 bench/sglang_gpu.py --backends ours --kill --json $OUT/kill.json    # a worker dies
+    python3 bench/sglang_gpu.py --backends ours --lost --expect $OUT/sglang.json    # a broken edge
+    python3 bench/sglang_gpu.py --backends ours --kill --expect $OUT/sglang.json    # a worker dies
 
 Starts the server once for each backend named, with a deadline, asks it, and ends it: `ours` is the
 plugin as users get it, `stock` is SGLang's own custom all-reduce, `nccl` is without any. Needs
@@ -18,14 +18,17 @@ each start and batch a record:
 * `told`: who carries the all-reduces, in the server's own log.
 
 With `--kill` worker 1 gets SIGKILL in a request: how that ended, and after how long. Ends with 1 if
-a server did not start, gave other tokens, or had its all-reduces carried by another than is to be
-expected.
+a server did not start, gave other tokens, had its all-reduces carried by another than is to be
+expected, or did not end the request of a worker that died with an error and a line that names it.
+The tokens to expect are those of the record in `--expect`, else the first ones of this run: a run
+of one backend alone compares them with nothing.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import http.client
 import json
 import os
 import re
@@ -36,7 +39,6 @@ import sys
 import tempfile
 import threading
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -54,20 +56,27 @@ PLUGINS = "sglang.srt.plugins"
 # Counts the calls of each rank in a file of its own.
 COUNTS = """
 def register():
-    import os
+    import mmap, os, struct
     from pyallreduce.integrations.adapter import SlotAdapter
-    sound, made = SlotAdapter.all_reduce, [0]
+    sound, pages = SlotAdapter.all_reduce, {}
+    def page_of(rank):
+        with open(f"{os.environ['COUNTS']}-{rank}", "w+b") as file:
+            file.truncate(8)
+            return mmap.mmap(file.fileno(), 8)
     def all_reduce(slot, *arguments, **options):
-        made[0] += 1
-        file = f"{os.environ['COUNTS']}-{slot.communicator.rank}"
-        with open(file, "w") as counts:
-            counts.write(str(made[0]))
+        rank = slot.communicator.rank
+        page = pages.get(rank) or pages.setdefault(rank, page_of(rank))
+        struct.pack_into("q", page, 0, struct.unpack_from("q", page)[0] + 1)
         return sound(slot, *arguments, **options)
     SlotAdapter.all_reduce = all_reduce
 """
 EAGER = ("--disable-decode-cuda-graph", "--disable-prefill-cuda-graph")
-TOLD = re.compile(r"the all-reduces|pyallreduce (leaves|ends|could)|AllReduceAborted: |died \(SIG")
-FAILED = (urllib.error.URLError, ConnectionError, TimeoutError)
+TOLD = re.compile(
+    r"the all-reduces|comes first for|pyallreduce (leaves|ends|could)|AllReduceAborted: |died \(SIG"
+    r"|Setup Custom allreduce failed"
+)
+FAILED = (OSError, http.client.HTTPException, ValueError)
+ENDLESS = "without an end"
 
 
 @dataclass(frozen=True)
@@ -89,7 +98,10 @@ class Server:
         url = f"http://127.0.0.1:{self.port}/generate"
         request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=deadline_s) as answer:
-            return [list(found["output_ids"]) for found in json.load(answer)]
+            found = [list(one["output_ids"]) for one in json.load(answer)]
+        if [len(one) for one in found] != [count] * batch:
+            raise RuntimeError(f"{batch} requests of {count} tokens got {list(map(len, found))}")
+        return found
 
     def worker(self, rank: int) -> int:
         """The process id of a rank, by the title that SGLang gives it."""
@@ -186,7 +198,7 @@ def killed(server: Server) -> dict[str, Any]:
     request.join(100)
     took = time.monotonic() - begin
     return {
-        "request": ended[0] if ended else "without an end",
+        "request": ended[0] if ended else ENDLESS,
         "request_s": round(took, 2),
         "gone_s": round(server.gone(60), 2),
     }
@@ -219,7 +231,7 @@ def start(
         for batch in options.batches:
             tokens, step_ms = measured(server, batch)
             digest = hashlib.sha256(repr(tokens).encode()).hexdigest()[:16]
-            calls = [int(f.read_text()) for f in sorted(work.glob("calls-*"))]
+            calls = [int.from_bytes(f.read_bytes(), "little") for f in sorted(work.glob("calls-*"))]
             found = {"batch": batch, "tokens": digest, "step_ms": round(step_ms, 4), "calls": calls}
             records.append({**about, "up_s": round(server.seconds, 1), **found})
         if options.kill:
@@ -231,12 +243,27 @@ def start(
     return records
 
 
-def sound(records: list[dict[str, Any]], tokens: dict[int, str], lost: bool) -> bool:
-    """Whether one start gave these tokens, and who carries its all-reduces is as to be expected."""
-    if "failed" in records[-1] or any(r["tokens"] != tokens[r["batch"]] for r in records):
+def sound(records: list[dict[str, Any]], tokens: dict[int, str], options: Any) -> bool:
+    """Whether one start gave these tokens, ended as it should, and who carries its all-reduces is
+    as to be expected."""
+    last = records[-1]
+    if "failed" in last or any(r["tokens"] != tokens[r["batch"]] for r in records):
         return False
-    ours = any("pyallreduce carries" in line for line in records[-1]["told"])
-    return ours is (records[-1]["backend"] == "ours" and not lost)
+    told = " ".join(last["told"])
+    if options.kill and (last["request"] in ("answered", ENDLESS) or "died (SIGKILL)" not in told):
+        return False
+    if last["backend"] == "ours":
+        who = "NCCL with NCCL_P2P_DISABLE=1" if options.lost else "pyallreduce"
+        return f"{who} carries" in told
+    return "carries" not in told and "Setup Custom allreduce failed" not in told
+
+
+def expected(file: Path | None) -> dict[int, str]:
+    """The tokens of an earlier result file, by batch; empty without one."""
+    if file is None:
+        return {}
+    records = json.loads(file.read_text(encoding="utf-8"))["records"]
+    return {record["batch"]: record["tokens"] for record in records if "tokens" in record}
 
 
 def main() -> int:
@@ -250,13 +277,14 @@ def main() -> int:
     fault.add_argument("--lost", action="store_true", help="rank 1 finds its writes lost")
     fault.add_argument("--kill", action="store_true", help="SIGKILL of worker 1 in a request")
     parser.add_argument("--deadline", type=float, default=150, help="seconds until it is healthy")
+    parser.add_argument("--expect", type=Path, help="an earlier result file, with the same tokens")
     parser.add_argument("--json", type=Path, help="result file")
     parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()))
     options = parser.parse_args()
     from pyallreduce.info import header
 
     records: list[dict[str, Any]] = []
-    tokens: dict[int, str] = {}
+    tokens = expected(options.expect)
     good = True
     with tempfile.TemporaryDirectory() as folder:
         sizes = {"hidden_size": 1024, "intermediate_size": 2048, "num_attention_heads": 8}
@@ -275,7 +303,7 @@ def main() -> int:
                 if "tokens" in record:
                     tokens.setdefault(record["batch"], record["tokens"])
                 print(json.dumps(record), flush=True)
-            good = good and sound(found, tokens, options.lost)
+            good = good and sound(found, tokens, options)
             records += found
             if options.json:  # after each: a later one that hangs takes nothing with it
                 content = {"header": header(" ".join(sys.argv)), "records": records}

@@ -123,6 +123,7 @@ Record& record_of(const host::SharedMemory& page) {
 std::vector<uint32_t> states_of(const std::vector<const host::SharedMemory*>& pages) {
   std::vector<uint32_t> states;
   for (const host::SharedMemory* page : pages) {
+    if (page == nullptr) throw std::invalid_argument("None is no page");
     states.push_back(__atomic_load_n(&record_of(*page).state, __ATOMIC_ACQUIRE));
   }
   return states;

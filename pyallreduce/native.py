@@ -198,8 +198,8 @@ class NativePath:
 
     def settle(self) -> None:
         """The ranks are together: from here on the deadline is `Config.timeout_ms`, except within
-        `patience()`."""
-        if self._patient:
+        `patience()`. Engines say so in every step."""
+        if self._patient or self._settled:
             return
         self._settled, self._first_call = True, None
         self._slabs.set_deadline(self._config.timeout_ms)

@@ -214,6 +214,7 @@ void Watchdog::raise_stop() {
 void Watchdog::bury(const Watched& watched) {
   raise_stop();
   dead_ = watched;
+  buried_.store(true, std::memory_order_release);  // what follows is awaited by the lock
   told_by_ = std::chrono::steady_clock::now() + kExplanation;
   const auto launched = [](uint64_t page) {
     return std::to_string(__atomic_load_n(&record_of(page).launched, __ATOMIC_RELAXED));
@@ -221,7 +222,6 @@ void Watchdog::bury(const Watched& watched) {
   launched_ = " after it had launched " + launched(watched.peer.page) + " calls; rank " +
               std::to_string(rank_) + " had launched " + launched(page_) +
               " (replays of graphs not counted)";
-  buried_.store(true, std::memory_order_release);
 }
 
 // Without the lock: the end of the process takes its time. The first line does not wait for all of

@@ -72,8 +72,8 @@ class SlotAdapter:
         self._place = 0
         self._patience = ExitStack()
         self._patience.enter_context(communicator.patience())
-        self._settled = False
-        _open.append(weakref.ref(self, _open.remove))
+        self._ref = weakref.ref(self, _forget)
+        _open.append(self._ref)
 
     @property
     def disabled(self) -> bool:
@@ -122,7 +122,6 @@ class SlotAdapter:
     def capture(self) -> Iterator[None]:
         """Around graph captures and their warm-up: patient, and nothing to register at the end."""
         self.start_step()
-        self._settled = False
         with self.communicator.patience():
             yield
 
@@ -131,12 +130,9 @@ class SlotAdapter:
         self._place = 0
 
     def settle(self) -> None:
-        """The engine has warmed up: from now on a wait has the usual deadline. Cheap the second
-        time."""
-        if not self._settled:
-            self._patience.close()
-            self.communicator.settle()
-            self._settled = True
+        """The engine has warmed up: from now on a wait has the usual deadline."""
+        self._patience.close()
+        self.communicator.settle()
 
     def check(self) -> None:
         """Raise what went wrong on any rank; call it behind the synchronisation of a step."""
@@ -148,7 +144,7 @@ class SlotAdapter:
 
     def close(self) -> None:
         """Let go of the shared memory; safe to call twice."""
-        _open[:] = [ref for ref in _open if ref() is not self]
+        _forget(self._ref)
         self._patience.close()
         self.communicator.close()
 
@@ -220,6 +216,11 @@ def _unannounced() -> Iterator[None]:
 
 def _nothing(_record: logging.LogRecord) -> bool:
     return False
+
+
+def _forget(ref: weakref.ref[SlotAdapter]) -> None:
+    if ref in _open:
+        _open.remove(ref)
 
 
 def _slots() -> list[SlotAdapter]:

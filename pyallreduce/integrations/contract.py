@@ -115,6 +115,7 @@ SGLANG = Contract(
             "custom_all_reduce",
         ),
         "srt/distributed/parallel_state.py:GroupCoordinator.destroy": ("ca_comm",),
+        "srt/managers/scheduler.py:Scheduler.__init__": ("server_args",),
         "srt/managers/scheduler.py:Scheduler.run_batch": ("batch",),
         "srt/managers/scheduler.py:Scheduler.process_batch_result": ("batch", "result"),
     },

@@ -9,6 +9,10 @@ veto the factory gives None, and SGLang goes on with NCCL.
 A group builds NCCL first, and makes an all-reduce with it: on broken peer-to-peer that is what
 would hang. So a group that is to have a custom all-reduce opens ours before that, and NCCL is told.
 
+Only processes with a scheduler are served, since it is there that a batch is checked, and where
+tensors are a GPU's: on the CPU SGLang does not ask the slot. Others, such as those of an encoder
+alone, of which some load no plugin, stay as they are.
+
 SGLang takes any other error of a factory for a veto of this one rank, whose peers would then wait
 for it: where no fallback is to be had, the process ends.
 """
@@ -22,6 +26,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from pyallreduce.integrations import sglang_bypass
 from pyallreduce.integrations.adapter import (
     SlotAdapter,
     check_all,
@@ -47,6 +52,8 @@ _NCCL = "sglang.srt.distributed.device_communicators.pynccl.PyNcclCommunicator"
 _GROUP = "sglang.srt.distributed.parallel_state.GroupCoordinator"
 _SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 
+# The server's arguments, once this process builds its scheduler.
+_serving: list[Any] = []
 # The groups being built, from the outermost: whether each is to have a custom all-reduce.
 _building: list[bool] = []
 # What was opened for a group before its NCCL was built.
@@ -74,6 +81,7 @@ def _install() -> None:
         return
     hooks: Any = importlib.import_module("sglang.srt.plugins.hook_registry")
     add, kind = hooks.HookRegistry.register, hooks.HookType
+    add(f"{_SCHEDULER}.__init__", _schedule, kind.BEFORE)
     add(f"{_GROUP}.__init__", _group, kind.AROUND)
     add(f"{_NCCL}.__init__", _nccl, kind.AROUND)
     add(_DISPATCH, _dispatch, kind.AROUND)
@@ -82,8 +90,19 @@ def _install() -> None:
     add(f"{_SCHEDULER}.process_batch_result", _check, kind.BEFORE)
 
 
+def _schedule(_scheduler: Any, *args: Any, **kwargs: Any) -> None:
+    _serving[:] = [kwargs.get("server_args", args[0] if args else None)]
+
+
+def _on_gpu(device: Any) -> bool:
+    return isinstance(device, int) or str(device).startswith("cuda")
+
+
 def _group(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
     """A group is built. What was opened for it and not taken is closed."""
+    if not _serving:
+        original(*args, **kwargs)
+        return
     given = inspect.signature(original).bind(*args, **kwargs).arguments
     _building.append(bool(given.get("use_custom_allreduce")))
     try:
@@ -103,14 +122,17 @@ def _nccl(original: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
 
     given = inspect.signature(original).bind(*args, **kwargs).arguments
     group = given["group"]
-    wanted = bool(_building) and _building[-1] and isinstance(group, dist.ProcessGroup)
-    if wanted and dist.get_world_size(group) > 1:
+    wanted = bool(_building) and _building[-1] and _on_gpu(given["device"])
+    if wanted and isinstance(group, dist.ProcessGroup) and dist.get_world_size(group) > 1:
         _opened[group] = tell_nccl(_open(group, given["device"]))
     original(*args, **kwargs)
 
 
-def _dispatch(_original: Callable[..., Any], *_args: Any, **_kwargs: Any) -> Callable[..., Any]:
-    return _build
+def _dispatch(original: Callable[..., Any], group: Any, device: Any) -> Callable[..., Any]:
+    if _serving and _on_gpu(device):
+        return _build
+    factory: Callable[..., Any] = original(group=group, device=device)
+    return factory
 
 
 def _build(group: Any, device: Any) -> SlotAdapter | None:
@@ -125,7 +147,10 @@ def _build(group: Any, device: Any) -> SlotAdapter | None:
     opened = _opened.pop(group) if group in _opened else tell_nccl(_open(group, device))
     if dist.get_rank(group) == 0:
         nccl = "NCCL with NCCL_P2P_DISABLE=1" if is_broken(opened) else "NCCL"
-        tell(logger, ",".join(map(str, dist.get_process_group_ranks(group))), opened, nccl)
+        name = ",".join(map(str, dist.get_process_group_ranks(group)))
+        tell(logger, name, opened, nccl)
+        for way in sglang_bypass.found(*_serving):
+            logger.warning("Group '%s': %s comes first for what it takes", name, way)
     return opened if isinstance(opened, SlotAdapter) else None
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from packaging.version import Version
 
-from pyallreduce.integrations import vllm_bypass
+from pyallreduce.integrations import sglang_bypass, vllm_bypass
 from pyallreduce.integrations.contract import SGLANG, VLLM_CPU, VLLM_CUDA, Contract, problems
 
 __all__ = ["lines"]
@@ -20,17 +20,20 @@ __all__ = ["lines"]
 _PLUGIN = "pyallreduce"
 _GROUPS = {"vllm": "vllm.general_plugins", "sglang": "sglang.srt.plugins"}
 _FILTERS = {"vllm": "VLLM_PLUGINS", "sglang": "SGLANG_PLUGINS"}
+_SGLANG_FIRST = f"  {sglang_bypass.FLASHINFER} comes first for some models, from Hopper on"
 _CONTRACTS: dict[str, tuple[Contract, ...]] = {"vllm": (VLLM_CUDA, VLLM_CPU), "sglang": (SGLANG,)}
 
 
 def lines(environ: Mapping[str, str] = os.environ) -> list[str]:
     """One line an engine: whether it is here, and whether its next start uses pyallreduce.
 
-    Below vLLM's stands what would carry all-reduces past us.
+    Below each stands what would carry all-reduces past us.
     """
     root = _root("vllm")
     past = [] if root is None else [f"  {line}" for line in _bypasses(environ, _version(root))]
-    return [_engine("vllm", environ), *past, _engine("sglang", environ)]
+    vllm, sglang = _engine("vllm", environ), _engine("sglang", environ)
+    first = [] if _root("sglang") is None else [_SGLANG_FIRST]
+    return [vllm, *past, sglang, *first]
 
 
 def _engine(package: str, environ: Mapping[str, str]) -> str:

@@ -54,6 +54,10 @@ def registered(version: str) -> dict[str, tuple[Any, str]]:
     ):
         Registry.hooks = {}
         plugin.register()
+    # Ranks on the CPU stand for GPUs, and a scheduler is built.
+    plugin._on_gpu = lambda _device: True  # type: ignore[assignment]
+    if scheduler := Registry.hooks.get(f"{plugin._SCHEDULER}.__init__"):
+        scheduler[0](None, types.SimpleNamespace(enable_symm_mem=True), None, gpu_id=0)
     return Registry.hooks
 
 
@@ -126,7 +130,8 @@ def hooked() -> list[str]:
 
     around(Nccl, "__init__", f"{plugin._NCCL}.__init__")
     around(Coordinator, "__init__", f"{plugin._GROUP}.__init__")
-    Coordinator.dispatch = staticmethod(lambda **_: hooks[plugin._DISPATCH][0](None))
+    ask = hooks[plugin._DISPATCH][0]
+    Coordinator.dispatch = staticmethod(lambda **given: ask(None, **given))
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda r: lines.append(f"{r.levelname} {r.getMessage()}")  # type: ignore[method-assign]
@@ -171,7 +176,7 @@ def vetoed(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
     lost = Reason(Code.P2P_WRITE_LOST, "rank 1 to rank 0") if context.rank else Reason(Code.OK)
     around = registered("0.5.23")[plugin._DISPATCH][0]
     with mock.patch.object(validate, "edges", return_value=lost):
-        built = around(None)(group=dist.group.WORLD, device=torch.device("cpu"))
+        built = around(None, None, None)(group=dist.group.WORLD, device=torch.device("cpu"))
     unknown = len(registered("0.6.0"))
     with mock.patch.object(torch.version, "hip", "6.4"):
         return {"built": built, "unknown": unknown, "ROCm": len(registered("0.5.23"))}
@@ -191,7 +196,7 @@ def outcome(factory: Callable[..., Any]) -> str:
 def refused(context: Context, _options: dict[str, Any]) -> dict[str, str]:
     """No fallback is to be had, for each of three reasons."""
     lost = Reason(Code.P2P_WRITE_LOST, "rank 1 to rank 0") if context.rank else Reason(Code.OK)
-    factory = registered("0.5.23")[plugin._DISPATCH][0](None)
+    factory = registered("0.5.23")[plugin._DISPATCH][0](None, None, None)
     found = {}
     with (
         mock.patch.object(validate, "edges", return_value=lost),
@@ -204,4 +209,20 @@ def refused(context: Context, _options: dict[str, Any]) -> dict[str, str]:
         found["absent"] = outcome(factory)
     with mock.patch.object(plugin, "open_slot", side_effect=MemoryError("of the host")):
         found["unforeseen"] = outcome(factory)
+    return found
+
+
+def left_alone(_context: Context, _options: dict[str, Any]) -> dict[str, Any]:
+    """A process without a scheduler, whose peers may have no plugin; and tensors of the CPU."""
+    sound = plugin._on_gpu
+    hooked()
+    stock = mock.Mock(return_value=mock.Mock(return_value="SGLang's own"))
+    ask = plugin._dispatch
+    Coordinator.dispatch = staticmethod(lambda **given: ask(stock, **given))
+    found = {}
+    with mock.patch.object(plugin, "open_slot", side_effect=AssertionError("opened")):
+        for name, serving, on_gpu in (("encoder", [], plugin._on_gpu), ("CPU", [None], sound)):
+            plugin._serving[:] = serving
+            plugin._on_gpu = on_gpu
+            found[name] = Coordinator([0, 1], use_custom_allreduce=True).ca_comm
     return found

@@ -12,7 +12,7 @@ from types import SimpleNamespace as Made
 import pytest
 
 from pyallreduce.errors import ConfigError
-from pyallreduce.integrations import status, vllm_bypass
+from pyallreduce.integrations import sglang_bypass, status, vllm_bypass
 
 
 def config(**passes: bool) -> Made:
@@ -137,3 +137,29 @@ def test_info_tells_what_vllm_would_do() -> None:
     assert any("vLLM's symmetric memory" in line for line in forced)
     exclusive = status.lines({"PYALLREDUCE_VLLM_EXCLUSIVE": "1"})
     assert exclusive[1] == "  PYALLREDUCE_VLLM_EXCLUSIVE=1: no other backend comes first"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "names"),
+    [
+        ({"enable_flashinfer_allreduce_fusion": False, "enable_mscclpp": False}, []),
+        ({"enable_flashinfer_allreduce_fusion": True}, ["FlashInfer"]),  # 0.5.13
+        ({"flashinfer_allreduce_fusion_backend": "auto"}, ["FlashInfer"]),  # 0.5.16
+        ({"enable_symm_mem": True, "enable_mscclpp": True}, ["NCCL's symmetric", "mscclpp"]),
+    ],
+)
+def test_what_sglang_asks_first(arguments: dict[str, object], names: list[str]) -> None:
+    told = [str(way) for way in sglang_bypass.found(Made(**arguments))]
+    assert [name for name, line in zip(names, told, strict=True) if not line.startswith(name)] == []
+
+
+def test_what_sglang_has_settled_counts_where_its_arguments_do_not_say(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    comm = Made(flashinfer_allreduce_fusion_backend="auto")
+    context = Made(get_exec=lambda: Made(comm=comm))
+    monkeypatch.setitem(sys.modules, "sglang.srt.runtime_context", context)
+    assert sglang_bypass.found(None) == [sglang_bypass.FLASHINFER]
+    not_yet = Made(get_exec=lambda: {}["nobody has settled anything"])
+    monkeypatch.setitem(sys.modules, "sglang.srt.runtime_context", not_yet)
+    assert sglang_bypass.found(None) == []

@@ -43,12 +43,23 @@ def test_a_group_is_checked_before_its_nccl_is_built() -> None:
         if rank:
             assert found["lines"] == []
             continue
-        carries, *vetoes = found["lines"]
+        told = [line for line in found["lines"] if "comes first" not in line]
+        first = [line for line in found["lines"] if "comes first" in line]
+        carries, *vetoes = told
         assert carries.startswith("INFO Group '0,1': pyallreduce carries")
         assert len(vetoes) == 3
+        symmetric = "WARNING Group '0,1': NCCL's symmetric memory (leaving out --enable-symm-mem "
+        assert all(line.startswith(symmetric) for line in first)
+        assert len(first) == 4, "what goes past us is not told"
         for line in vetoes:  # the later ones give what the first has found, not our own variable
             assert line.startswith("WARNING Group '0,1': NCCL with NCCL_P2P_DISABLE=1 carries")
             assert "P2P_WRITE_LOST" in line
+
+
+def test_encoders_and_the_cpu_are_left_as_they_are() -> None:
+    """An encoder's rank 0 has the plugin, the other ranks have not: ours would wait for them."""
+    for found in run("left_alone"):
+        assert found == {"encoder": "SGLang's own", "CPU": "SGLang's own"}
 
 
 def test_a_veto_leaves_the_slot_empty_and_an_unknown_release_alone() -> None:
