@@ -6,6 +6,7 @@
     python3 bench/sglang_gpu.py --json $OUT/sglang.json
     python3 bench/sglang_gpu.py --backends ours --lost --expect $OUT/sglang.json    # a broken edge
     python3 bench/sglang_gpu.py --backends ours --kill --expect $OUT/sglang.json    # a worker dies
+    python3 bench/sglang_gpu.py --cpu FOLDER --backends ours nccl    # bench/sglang_on_cpu.py: gloo
 
 Starts the server once for each backend named, with a deadline, asks it, and ends it: `ours` is the
 plugin as users get it, `stock` is SGLang's own custom all-reduce, `nccl` is without any. Needs
@@ -48,10 +49,15 @@ from typing import Any
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "tests" / "integrations"))
+sys.path.insert(0, str(HERE))
+import sglang_on_cpu  # noqa: E402
 from processes import LOST, random_weights, second_plugin, session, started, tiny_model  # noqa: E402
 
 BACKENDS = ("ours", "stock", "nccl")
-SHORT, LONG = 16, 144  # tokens
+LENGTHS, REPEATS = (16, 144), 3  # tokens, and how often
+LENGTHS_ON_CPU, REPEATS_ON_CPU = (4, 20), 2
+SIZES = {"hidden_size": 1024, "intermediate_size": 2048, "head_dim": 128}
+SIZES |= {"num_attention_heads": 8, "num_key_value_heads": 8}
 PLUGINS = "sglang.srt.plugins"
 # Counts the calls of each rank in a file of its own.
 COUNTS = """
@@ -70,6 +76,10 @@ def register():
         return sound(slot, *arguments, **options)
     SlotAdapter.all_reduce = all_reduce
 """
+GPUS = (
+    *("--attention-backend", "triton", "--mem-fraction-static", "0.3"),
+    *("--cuda-graph-max-bs-decode", "16"),
+)
 EAGER = ("--disable-decode-cuda-graph", "--disable-prefill-cuda-graph")
 TOLD = re.compile(
     r"the all-reduces|comes first for|pyallreduce (leaves|ends|could)|AllReduceAborted: |died \(SIG"
@@ -140,8 +150,7 @@ def serving(
         *(sys.executable, "-m", "sglang.launch_server", "--model-path", str(model)),
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"),
         *("--skip-tokenizer-init", "--disable-radix-cache", "--random-seed", "0"),
-        *("--attention-backend", "triton", "--sampling-backend", "pytorch"),
-        *("--grammar-backend", "none", "--mem-fraction-static", "0.3"),
+        *("--sampling-backend", "pytorch", "--grammar-backend", "none"),
         *arguments,
     ]
     begin = time.monotonic()
@@ -163,17 +172,20 @@ def healthy(port: int) -> bool:
         return False
 
 
-def measured(server: Server, batch: int) -> tuple[list[list[int]], float]:
+def measured(
+    server: Server, batch: int, lengths: tuple[int, int], repeats: int
+) -> tuple[list[list[int]], float]:
     """The tokens of a long answer, and a decode step in ms."""
-    server.tokens(batch, SHORT)
+    short, long = lengths
+    server.tokens(batch, short)
     steps, answers = [], []
-    for _ in range(3):
+    for _ in range(repeats):
         times = []
-        for count in (LONG, SHORT):
+        for count in (long, short):
             begin = time.perf_counter()
             answers.append(server.tokens(batch, count))
             times.append(time.perf_counter() - begin)
-        steps.append((times[0] - times[1]) / (LONG - SHORT) * 1e3)
+        steps.append((times[0] - times[1]) / (long - short) * 1e3)
     if any(answer != answers[0] for answer in answers[2::2]):
         raise RuntimeError("the same request got other tokens")
     return answers[0], statistics.median(steps)
@@ -204,32 +216,48 @@ def killed(server: Server) -> dict[str, Any]:
     }
 
 
+def together(parts: list[str]) -> str:
+    """One plugin of several, each of which defines `register()`."""
+    named = [part.replace("def register():", f"def part{i}():") for i, part in enumerate(parts)]
+    calls = [f"    part{i}()" for i in range(len(parts))]
+    return "\n".join([*named, "def register():", *calls, ""])
+
+
 def start(
     backend: str, options: argparse.Namespace, model: Path, work: Path
 ) -> list[dict[str, Any]]:
     """The records of one start of the server."""
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "COUNTS": str(work / "calls")}
-    arguments = ["--tp-size", str(options.ranks), "--cuda-graph-max-bs-decode", "16"]
-    if options.mode == "eager":
-        arguments += EAGER
+    arguments = ["--tp-size", str(options.ranks)]
+    parts, paths = [LOST if options.lost else COUNTS], [environment.get("PYTHONPATH", "")]
+    if options.cpu:
+        parts.append(sglang_on_cpu.ASKS)
+        paths.insert(0, sglang_on_cpu.stand_ins(work / "stand-ins", options.cpu))
+        arguments += sglang_on_cpu.ARGUMENTS
+        environment |= sglang_on_cpu.ENVIRONMENT
+    else:
+        arguments += GPUS
+        arguments += EAGER if options.mode == "eager" else ()
     if backend == "nccl":
         arguments.append("--disable-custom-all-reduce")
     if backend == "ours":
-        fault = second_plugin(work / "plugin", LOST if options.lost else COUNTS, PLUGINS)
-        environment["PYTHONPATH"] = os.pathsep.join([fault, environment.get("PYTHONPATH", "")])
+        paths.insert(0, second_plugin(work / "plugin", together(parts), PLUGINS))
     else:
         environment["SGLANG_PLUGINS"] = "none"
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
+    lengths = LENGTHS_ON_CPU if options.cpu else LENGTHS
+    repeats = REPEATS_ON_CPU if options.cpu else REPEATS
     log = options.logs / f"sglang-{options.mode}-{backend}.log"
     about = {
         "backend": backend,
         "ranks": options.ranks,
         "layers": options.layers,
-        "mode": options.mode,
+        "mode": "cpu" if options.cpu else options.mode,
     }
     with serving(model, environment, log, arguments, options.deadline) as server:
         records = []
         for batch in options.batches:
-            tokens, step_ms = measured(server, batch)
+            tokens, step_ms = measured(server, batch, lengths, repeats)
             digest = hashlib.sha256(repr(tokens).encode()).hexdigest()[:16]
             calls = [int.from_bytes(f.read_bytes(), "little") for f in sorted(work.glob("calls-*"))]
             found = {"batch": batch, "tokens": digest, "step_ms": round(step_ms, 4), "calls": calls}
@@ -273,6 +301,7 @@ def main() -> int:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--mode", choices=("graphs", "eager"), default="graphs")
+    parser.add_argument("--cpu", type=Path, help="on the CPU; sgl_kernel of SGLang's wheel")
     fault = parser.add_mutually_exclusive_group()
     fault.add_argument("--lost", action="store_true", help="rank 1 finds its writes lost")
     fault.add_argument("--kill", action="store_true", help="SIGKILL of worker 1 in a request")
@@ -287,9 +316,9 @@ def main() -> int:
     tokens = expected(options.expect)
     good = True
     with tempfile.TemporaryDirectory() as folder:
-        sizes = {"hidden_size": 1024, "intermediate_size": 2048, "num_attention_heads": 8}
-        sizes |= {"num_key_value_heads": 8, "head_dim": 128, "num_hidden_layers": options.layers}
-        model = tiny_model(Path(folder) / "model", **sizes)
+        sizes = {} if options.cpu else SIZES
+        layers = {"num_hidden_layers": options.layers}
+        model = tiny_model(Path(folder) / "model", **layers, **sizes)
         random_weights(model)
         for number, backend in enumerate(options.backends):
             work = Path(folder) / str(number)

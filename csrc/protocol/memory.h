@@ -19,7 +19,9 @@
 #if !defined(__CUDACC__)
 #include <sched.h>
 
+#include <chrono>
 #include <ctime>
+#include <thread>
 #endif
 
 namespace pyallreduce {
@@ -182,9 +184,21 @@ V pinned(V value) {
 }
 
 constexpr uint32_t kPollsPerLook = 64;
-// A peer's process may need this core: spin briefly, then yield.
+// A peer's process may need this core: spin briefly, then yield. Where a stranger wants it too, who
+// yields is without it for a whole slice, some milliseconds; who sleeps has it back when he wakes.
+constexpr uint64_t kSlice = 2'500'000;  // ns
+constexpr uint32_t kCrowded = 300;     // sleeps, of some 60 us, until yielding is tried again
 inline void pause_after(uint32_t polls) {
-  if (polls % 16 == 0) sched_yield();
+  if (polls % 16 != 0) return;
+  static thread_local uint32_t crowded = 0;
+  if (crowded > 0) {
+    --crowded;
+    std::this_thread::sleep_for(std::chrono::microseconds(1));
+    return;
+  }
+  const uint64_t before = nanoseconds();
+  sched_yield();
+  if (nanoseconds() - before > kSlice) crowded = kCrowded;
 }
 
 #endif
