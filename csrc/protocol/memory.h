@@ -187,7 +187,7 @@ constexpr uint32_t kPollsPerLook = 64;
 // A peer's process may need this core: spin briefly, then yield. Where a stranger wants it too, who
 // yields is without it for a whole slice, some milliseconds; who sleeps has it back when he wakes.
 constexpr uint64_t kSlice = 2'500'000;  // ns
-constexpr uint32_t kCrowded = 300;     // sleeps, of some 60 us, until yielding is tried again
+constexpr uint32_t kCrowded = 300;      // sleeps, of some 60 us, until yielding is tried again
 inline void pause_after(uint32_t polls) {
   if (polls % 16 != 0) return;
   static thread_local uint32_t crowded = 0;
