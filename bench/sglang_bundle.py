@@ -6,7 +6,7 @@ has no network.
 
     python3 bench/sglang_bundle.py .bundle/sglang    # from PyPI's wheels, about two minutes
 
-That release is the last one made for torch 2.11. Of its kernels those for sm_90 are packed, without
+That release is made for torch 2.11. Of its kernels those for sm_90 are packed, without
 FlashAttention and what is for sparse attention (1.2 GB), so that attention is Triton's. Of what it
 depends on those packages are packed that its server imports and the GPU machine lacks.
 `bench/sglang_session.sh` unpacks it.
