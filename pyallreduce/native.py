@@ -193,8 +193,9 @@ class NativePath:
 
     def be_patient(self) -> None:
         """From here until the next eager call has ended, the deadline is `Config.patient_ms`."""
-        self._settled, self._first_call = False, None
+        # In this order: whoever settles meanwhile leaves either his deadline or "not settled".
         self._slabs.set_deadline(self._config.patient_ms)
+        self._settled, self._first_call = False, None
 
     def settle(self) -> None:
         """The ranks are together: from here on the deadline is `Config.timeout_ms`, except within

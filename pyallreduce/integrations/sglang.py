@@ -26,6 +26,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from packaging.version import Version
+
 from pyallreduce.integrations import sglang_bypass
 from pyallreduce.integrations.adapter import (
     SlotAdapter,
@@ -54,6 +56,7 @@ _SCHEDULER = "sglang.srt.managers.scheduler.Scheduler"
 
 # The server's arguments, once this process builds its scheduler.
 _serving: list[Any] = []
+_release: list[int] = []  # SGLang's
 # The groups being built, from the outermost: whether each is to have a custom all-reduce.
 _building: list[bool] = []
 # What was opened for a group before its NCCL was built.
@@ -79,6 +82,7 @@ def _install() -> None:
     if why_not:
         logger.warning("pyallreduce leaves SGLang as it is: %s", "; ".join(why_not))
         return
+    _release[:] = Version(version).release
     hooks: Any = importlib.import_module("sglang.srt.plugins.hook_registry")
     add, kind = hooks.HookRegistry.register, hooks.HookType
     add(f"{_SCHEDULER}.__init__", _schedule, kind.BEFORE)
@@ -149,7 +153,7 @@ def _build(group: Any, device: Any) -> SlotAdapter | None:
         nccl = "NCCL with NCCL_P2P_DISABLE=1" if is_broken(opened) else "NCCL"
         name = ",".join(map(str, dist.get_process_group_ranks(group)))
         tell(logger, name, opened, nccl)
-        for way in sglang_bypass.found(*_serving):
+        for way in sglang_bypass.found(_serving[0], tuple(_release)):
             logger.warning("Group '%s': %s comes first for what it takes", name, way)
     return opened if isinstance(opened, SlotAdapter) else None
 

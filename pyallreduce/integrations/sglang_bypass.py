@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The pyallreduce authors
 # SPDX-License-Identifier: Apache-2.0
-"""What SGLang asks before the slot, or in its stead, and the argument that each depends on."""
+"""What SGLang asks before the slot, or in its stead, and the argument that each depends on.
+
+In which releases that is so was read in those from 0.5.13 to 0.5.23, but for 0.5.21.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +17,14 @@ __all__ = ["FLASHINFER", "found"]
 
 @dataclass(frozen=True)
 class Bypass:
-    """One way round the slot: in use where one of SGLang's arguments is set, to anything."""
+    """One way round the slot: in use where one of SGLang's arguments is set, to anything, in the
+    releases from `first` to `last`."""
 
     name: str
     arguments: tuple[str, ...]
     end: str
+    first: tuple[int, ...] = (0,)
+    last: tuple[int, ...] = (1,)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.end} ends that)"
@@ -31,30 +37,35 @@ FLASHINFER = Bypass(
 )
 _ALL = (
     FLASHINFER,
-    Bypass("NCCL's symmetric memory", ("enable_symm_mem",), "leaving out --enable-symm-mem"),
-    Bypass("mscclpp", ("enable_mscclpp",), "leaving out --enable-mscclpp"),
+    Bypass(
+        "NCCL's symmetric memory",
+        ("enable_symm_mem",),
+        "leaving out --enable-symm-mem",
+        last=(0, 5, 18),
+    ),
+    Bypass("mscclpp", ("enable_mscclpp",), "leaving out --enable-mscclpp", first=(0, 5, 14)),
 )
 
 
-def found(server_args: Any) -> list[Bypass]:
-    """What goes past us in this process, by the server's arguments as SGLang has settled them."""
-    places = (server_args, _settled())
-    return [
-        way
-        for way in _ALL
-        if any(_value(place, name) for place in places for name in way.arguments)
-    ]
+def found(server_args: Any, release: tuple[int, ...]) -> list[Bypass]:
+    """What goes past us in this process of SGLang's `release`, by the server's arguments as SGLang
+    has settled them."""
+    places = (_settled(), server_args)
+    ways = (way for way in _ALL if way.first <= release[:3] <= way.last)
+    return [way for way in ways if any(_value(places, name) for name in way.arguments)]
 
 
 def _settled() -> Any:
-    """From 0.5.20 on what counts is not in the arguments themselves, but here."""
+    """Where that is here, the arguments themselves may say what SGLang has decided otherwise."""
     context = sys.modules.get("sglang.srt.runtime_context")
     with contextlib.suppress(Exception):  # not there, or not yet
         return context.get_exec().comm  # type: ignore[union-attr]
     return None
 
 
-def _value(place: Any, name: str) -> Any:
-    with contextlib.suppress(Exception):  # a bag of settings may refuse names in its own way
-        return getattr(place, name, None)
+def _value(places: tuple[Any, ...], name: str) -> Any:
+    """Of the first place that knows the name."""
+    for place in places:
+        with contextlib.suppress(Exception):  # a bag of settings may refuse names in its own way
+            return getattr(place, name)
     return None

@@ -32,7 +32,7 @@ def lines(environ: Mapping[str, str] = os.environ) -> list[str]:
     root = _root("vllm")
     past = [] if root is None else [f"  {line}" for line in _bypasses(environ, _version(root))]
     vllm, sglang = _engine("vllm", environ), _engine("sglang", environ)
-    first = [] if _root("sglang") is None else [_SGLANG_FIRST]
+    first = [_SGLANG_FIRST] if "the plugin loads;" in sglang else []
     return [vllm, *past, sglang, *first]
 
 

@@ -57,7 +57,7 @@ def registered(version: str) -> dict[str, tuple[Any, str]]:
     # Ranks on the CPU stand for GPUs, and a scheduler is built.
     plugin._on_gpu = lambda _device: True  # type: ignore[assignment]
     if scheduler := Registry.hooks.get(f"{plugin._SCHEDULER}.__init__"):
-        scheduler[0](None, types.SimpleNamespace(enable_symm_mem=True), None, gpu_id=0)
+        scheduler[0](None, types.SimpleNamespace(enable_mscclpp=True), None, gpu_id=0)
     return Registry.hooks
 
 

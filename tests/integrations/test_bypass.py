@@ -140,26 +140,35 @@ def test_info_tells_what_vllm_would_do() -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "names"),
+    ("release", "arguments", "names"),
     [
-        ({"enable_flashinfer_allreduce_fusion": False, "enable_mscclpp": False}, []),
-        ({"enable_flashinfer_allreduce_fusion": True}, ["FlashInfer"]),  # 0.5.13
-        ({"flashinfer_allreduce_fusion_backend": "auto"}, ["FlashInfer"]),  # 0.5.16
-        ({"enable_symm_mem": True, "enable_mscclpp": True}, ["NCCL's symmetric", "mscclpp"]),
+        (16, {"flashinfer_allreduce_fusion_backend": None, "enable_mscclpp": False}, []),
+        (13, {"enable_flashinfer_allreduce_fusion": True}, ["FlashInfer"]),
+        (16, {"flashinfer_allreduce_fusion_backend": "auto"}, ["FlashInfer"]),
+        (13, {"enable_symm_mem": True, "enable_mscclpp": True}, ["NCCL's symmetric"]),
+        (18, {"enable_symm_mem": True, "enable_mscclpp": True}, ["NCCL's symmetric", "mscclpp"]),
+        (19, {"enable_symm_mem": True, "enable_mscclpp": True}, ["mscclpp"]),
     ],
 )
-def test_what_sglang_asks_first(arguments: dict[str, object], names: list[str]) -> None:
-    told = [str(way) for way in sglang_bypass.found(Made(**arguments))]
+def test_what_sglang_asks_first(
+    release: int, arguments: dict[str, object], names: list[str]
+) -> None:
+    told = [str(way) for way in sglang_bypass.found(Made(**arguments), (0, 5, release))]
     assert [name for name, line in zip(names, told, strict=True) if not line.startswith(name)] == []
 
 
 def test_what_sglang_has_settled_counts_where_its_arguments_do_not_say(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    comm = Made(flashinfer_allreduce_fusion_backend="auto")
+    given, comm = Made(), Made(flashinfer_allreduce_fusion_backend="auto")
     context = Made(get_exec=lambda: Made(comm=comm))
     monkeypatch.setitem(sys.modules, "sglang.srt.runtime_context", context)
-    assert sglang_bypass.found(None) == [sglang_bypass.FLASHINFER]
+    assert sglang_bypass.found(given, (0, 5, 20)) == [sglang_bypass.FLASHINFER]
+    given = comm
+    context.get_exec = lambda: Made(comm=Made(flashinfer_allreduce_fusion_backend=None))
+    assert sglang_bypass.found(given, (0, 5, 20)) == [], "SGLang has decided otherwise"
+    context.get_exec = lambda: Made(comm=Made())  # it says nothing of that
+    assert sglang_bypass.found(given, (0, 5, 18)) == [sglang_bypass.FLASHINFER]
     not_yet = Made(get_exec=lambda: {}["nobody has settled anything"])
     monkeypatch.setitem(sys.modules, "sglang.srt.runtime_context", not_yet)
-    assert sglang_bypass.found(None) == []
+    assert sglang_bypass.found(given, (0, 5, 20)) == [sglang_bypass.FLASHINFER]

@@ -48,8 +48,8 @@ def test_a_group_is_checked_before_its_nccl_is_built() -> None:
         carries, *vetoes = told
         assert carries.startswith("INFO Group '0,1': pyallreduce carries")
         assert len(vetoes) == 3
-        symmetric = "WARNING Group '0,1': NCCL's symmetric memory (leaving out --enable-symm-mem "
-        assert all(line.startswith(symmetric) for line in first)
+        named = "WARNING Group '0,1': mscclpp (leaving out --enable-mscclpp ends that) comes first"
+        assert all(line.startswith(named) for line in first)
         assert len(first) == 4, "what goes past us is not told"
         for line in vetoes:  # the later ones give what the first has found, not our own variable
             assert line.startswith("WARNING Group '0,1': NCCL with NCCL_P2P_DISABLE=1 carries")
