@@ -34,13 +34,11 @@ import json
 import os
 import re
 import signal
-import socket
 import statistics
 import sys
 import tempfile
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +50,7 @@ sys.path.insert(0, str(HERE.parent / "tests" / "integrations"))
 sys.path.insert(0, str(HERE))
 import sglang_on_cpu  # noqa: E402
 from processes import LOST, random_weights, second_plugin, session, started, tiny_model  # noqa: E402
+from server import free_port, kill, post, until_healthy  # noqa: E402
 
 BACKENDS = ("ours", "stock", "nccl")
 LENGTHS, REPEATS = (16, 144), 3  # tokens, and how often
@@ -104,11 +103,8 @@ class Server:
             "input_ids": [[3 + i, 7, 11 + i, 5] for i in range(batch)],
             "sampling_params": {"temperature": 0, "max_new_tokens": count, "ignore_eos": True},
         }
-        data = json.dumps(content).encode()
-        url = f"http://127.0.0.1:{self.port}/generate"
-        request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
-        with urllib.request.urlopen(request, timeout=deadline_s) as answer:
-            found = [list(one["output_ids"]) for one in json.load(answer)]
+        answers = post(f"http://127.0.0.1:{self.port}/generate", content, deadline_s)
+        found = [list(one["output_ids"]) for one in answers]
         if [len(one) for one in found] != [count] * batch:
             raise RuntimeError(f"{batch} requests of {count} tokens got {list(map(len, found))}")
         return found
@@ -142,10 +138,9 @@ def serving(
     """A server that has become healthy; on leaving nothing of it is left.
 
     Raises:
-        RuntimeError: it has ended, or was not healthy in time.
+        AssertionError: it has ended, or was not healthy in time.
     """
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    port = free_port()
     command = [
         *(sys.executable, "-m", "sglang.launch_server", "--model-path", str(model)),
         *("--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"),
@@ -153,23 +148,9 @@ def serving(
         *("--sampling-backend", "pytorch", "--grammar-backend", "none"),
         *arguments,
     ]
-    begin = time.monotonic()
     with started(command, environment, log) as process:
-        while not healthy(port):
-            ended = process.poll()
-            if ended is not None or time.monotonic() - begin > deadline_s:
-                how = "was not healthy in time" if ended is None else f"ended with {ended}"
-                raise RuntimeError(f"the server {how}\n{log.read_text(errors='replace')[-5000:]}")
-            time.sleep(0.3)
-        yield Server(process.pid, port, log, time.monotonic() - begin)
-
-
-def healthy(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as answer:
-            return bool(answer.status == 200)
-    except OSError:
-        return False
+        seconds = until_healthy(process, port, log, deadline_s)
+        yield Server(process.pid, port, log, seconds)
 
 
 def measured(
@@ -206,7 +187,7 @@ def killed(server: Server) -> dict[str, Any]:
     request.start()
     time.sleep(0.5)
     begin = time.monotonic()
-    os.kill(server.worker(1), signal.SIGKILL)
+    kill(server.worker(1))
     request.join(100)
     took = time.monotonic() - begin
     return {

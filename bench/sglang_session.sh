@@ -8,8 +8,8 @@
 #   OUT=out bench/sglang_session.sh 0     # .bundle/sglang/0
 #   OUT=out bench/sglang_session.sh 1     # .bundle/sglang/1, .wheels: builds pyallreduce; the server, then its faults
 #
-# $STEPS chooses of the last part's steps: servers (ours, SGLang's own, NCCL), eager (ours and SGLang's own), kill, lost, with what is in
-# $SGLANG, such as SGLANG='--ranks 1 --backends nccl'. SGLang compiles its small kernels when they are first used, for
+# $STEPS chooses of the last part's steps: servers (ours, SGLang's own, NCCL), eager (ours and SGLang's own), kill, lost,
+# with what is in $SGLANG, such as SGLANG='--ranks 1 --backends nccl'. SGLang compiles its small kernels when they are first used, for
 # minutes; what that left, in cache.tar.xz of an earlier run's $OUT, is taken from .bundle/sglang/1 if it is there.
 # $LIMIT is the seconds that all have together, 560 by default. Every step has a deadline.
 set -uo pipefail

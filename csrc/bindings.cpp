@@ -119,7 +119,8 @@ Record& record_of(const host::SharedMemory& page) {
   return *reinterpret_cast<Record*>(page.address());
 }
 
-// Of every rank's record the state alone: what a step asks.
+// Of every rank's record the state alone: what a step asks. Acquire, as in Rank::failed(): what a
+// rank wrote before its state is there for whoever then reads the record.
 std::vector<uint32_t> states_of(const std::vector<const host::SharedMemory*>& pages) {
   std::vector<uint32_t> states;
   for (const host::SharedMemory* page : pages) {

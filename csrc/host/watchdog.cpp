@@ -214,7 +214,8 @@ void Watchdog::raise_stop() {
 void Watchdog::bury(const Watched& watched) {
   raise_stop();
   dead_ = watched;
-  buried_.store(true, std::memory_order_release);  // what follows is awaited by the lock
+  // Before what follows, which may throw. The caller holds the lock that ended() takes.
+  buried_.store(true, std::memory_order_release);
   told_by_ = std::chrono::steady_clock::now() + kExplanation;
   const auto launched = [](uint64_t page) {
     return std::to_string(__atomic_load_n(&record_of(page).launched, __ATOMIC_RELAXED));

@@ -40,7 +40,8 @@ class Watchdog {
   // From here on that peer's death raises this rank's host stop, and its orderly close() its bit of
   // `absent`. Its page stays mapped until close().
   void watch(const Peer& peer);
-  // Whether a peer has died; never waits.
+  // Whether a peer has died; never waits. Acquire pairs with bury()'s release, but what is known of
+  // the dead is read under the lock alone, by ended().
   bool any_ended() const { return buried_.load(std::memory_order_acquire); }
   // (-1, "") while no peer has died; else the first that did, and a sentence, "rank 1 (...) ...".
   // Waits until how it died is known, or until 50 ms after this watchdog learned of the death.

@@ -20,6 +20,7 @@ __all__ = ["lines"]
 _PLUGIN = "pyallreduce"
 _GROUPS = {"vllm": "vllm.general_plugins", "sglang": "sglang.srt.plugins"}
 _FILTERS = {"vllm": "VLLM_PLUGINS", "sglang": "SGLANG_PLUGINS"}
+_SERVES = "the plugin loads; tensor-parallel groups use what is decided above"
 _SGLANG_FIRST = f"  {sglang_bypass.FLASHINFER} comes first for some models, from Hopper on"
 _CONTRACTS: dict[str, tuple[Contract, ...]] = {"vllm": (VLLM_CUDA, VLLM_CPU), "sglang": (SGLANG,)}
 
@@ -32,7 +33,7 @@ def lines(environ: Mapping[str, str] = os.environ) -> list[str]:
     root = _root("vllm")
     past = [] if root is None else [f"  {line}" for line in _bypasses(environ, _version(root))]
     vllm, sglang = _engine("vllm", environ), _engine("sglang", environ)
-    first = [_SGLANG_FIRST] if "the plugin loads;" in sglang else []
+    first = [_SGLANG_FIRST] if sglang.endswith(_SERVES) else []
     return [vllm, *past, sglang, *first]
 
 
@@ -51,7 +52,7 @@ def _engine(package: str, environ: Mapping[str, str]) -> str:
     backend = environ.get("PYALLREDUCE_BACKEND", "")
     if backend == "nccl":
         return f"{name}: the plugin loads, and PYALLREDUCE_BACKEND=nccl leaves its slot empty"
-    return f"{name}: the plugin loads; tensor-parallel groups use what is decided above"
+    return f"{name}: {_SERVES}"
 
 
 def _plugin(package: str, environ: Mapping[str, str]) -> str:

@@ -72,7 +72,7 @@ class Server:
             "temperature": 0,
             "ignore_eos": True,
         }
-        answer = _post(f"http://127.0.0.1:{self.port}/v1/chat/completions", request, deadline_s)
+        answer = post(f"http://127.0.0.1:{self.port}/v1/chat/completions", request, deadline_s)
         assert answer["usage"]["completion_tokens"] == tokens, answer
         return str(answer["choices"][0]["message"]["content"])
 
@@ -108,8 +108,7 @@ def serving(
     model: Path, environment: Mapping[str, str], log: Path, arguments: tuple[str, ...]
 ) -> Iterator[Server]:
     """A server that has become healthy; on leaving nothing of it is left."""
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = int(free.getsockname()[1])
+    port = free_port()
     command = [
         *(sys.executable, "-m", "vllm.entrypoints.openai.api_server"),
         *("--model", str(model), "--served-model-name", "tiny", "--load-format", "dummy"),
@@ -117,18 +116,32 @@ def serving(
         *("--dtype", "bfloat16", "--max-model-len", "2048", "--max-num-seqs", "4"),
         *arguments,
     ]
-    begin = time.monotonic()
     with started(command, environment, log) as process:
-        while not _healthy(port):
-            ended = process.poll()
-            late = time.monotonic() - begin > START_S
-            if ended is not None or late:
-                what = "was not healthy in time" if late else f"ended with {ended}"
-                raise AssertionError(
-                    f"the server {what}\n{log.read_text(errors='replace')[-8000:]}"
-                )
-            time.sleep(0.5)
-        yield Server(process, port, log, time.monotonic() - begin)
+        yield Server(process, port, log, until_healthy(process, port, log, START_S))
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return int(free.getsockname()[1])
+
+
+def until_healthy(
+    process: subprocess.Popen[bytes], port: int, log: Path, deadline_s: float
+) -> float:
+    """Seconds until a server that has just been started is healthy.
+
+    Raises:
+        AssertionError: it has ended, or was not healthy in time.
+    """
+    begin = time.monotonic()
+    while not _healthy(port):
+        ended = process.poll()
+        late = time.monotonic() - begin > deadline_s
+        if ended is not None or late:
+            what = "was not healthy in time" if late else f"ended with {ended}"
+            raise AssertionError(f"the server {what}\n{log.read_text(errors='replace')[-8000:]}")
+        time.sleep(0.5)
+    return time.monotonic() - begin
 
 
 def _healthy(port: int) -> bool:
@@ -139,7 +152,7 @@ def _healthy(port: int) -> bool:
         return False
 
 
-def _post(url: str, content: Mapping[str, Any], deadline_s: float) -> Any:
+def post(url: str, content: Mapping[str, Any], deadline_s: float) -> Any:
     data = json.dumps(content).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
     with urllib.request.urlopen(request, timeout=deadline_s) as answer:
