@@ -6,6 +6,7 @@
     python3 bench/vllm_gpu.py --ranks 2 --layers 32 --json $OUT/vllm-2-32.json
     python3 bench/vllm_gpu.py --backends stock ours nccl ours stock    # steps differ between starts
     python3 bench/vllm_gpu.py --backends ours --sleep --json $OUT/sleep.json    # vLLM's sleep mode
+    python3 bench/vllm_gpu.py --paired 32 --json $OUT/paired.json    # all in turn in one start
 
 Starts vLLM once for each backend named (about a minute each), every start with a deadline: `ours`
 is the plugin as users get it, `stock` is vLLM's own custom all-reduce, `nccl` is without any. Needs
@@ -25,6 +26,8 @@ lacks what a start did not get to:
   batch's record.
 * `slept`, with `--sleep`: whether vLLM gives the same tokens after it has slept (level 1: weights
   on the host, the cache given up) and woken up. The whole start runs with vLLM's own allocator.
+* `steps_ms`, with `--paired`: decode steps by who carries the all-reduces, in turn within one start
+  (`vllm_paired.py`): between starts the host's time of a step differs by more than all-reduces do.
 
 Ends with 1 if any start ended badly or late.
 """
@@ -51,6 +54,7 @@ BACKENDS = ("ours", "stock", "nccl")
 HIDDEN = 1024
 SHORT, LONG = 16, 144  # tokens
 CAPTURES = 100
+SHARED = ("backend", "ranks", "layers", "mode")  # of a job and its records
 TIMES = ("step_ms", "gpu_ms", "kernel_us", "micro_us")
 # "compiled" is vLLM's default: torch.compile, and both full and piecewise graphs.
 MODES: dict[str, dict[str, Any]] = {
@@ -68,58 +72,71 @@ SETTINGS = {
 }
 
 
-def measure(job: dict[str, Any]) -> None:
-    """One backend, in a process of its own: each RESULT line has more about one batch.
+def tell(batch: int, **found: Any) -> None:
+    """More about one batch, to the process that started this one."""
+    print("\nRESULT " + json.dumps({"batch": batch, **found}), flush=True)
 
-    What may yet fail comes last, and the profiler, which may slow down what follows, behind times.
-    """
-    from vllm import LLM, SamplingParams
 
-    batches = job["batches"]
+def digest(tokens: list[list[int]]) -> str:
+    return hashlib.sha256(repr(tokens).encode()).hexdigest()[:16]
+
+
+def engine(job: dict[str, Any]) -> Any:
+    """vLLM's LLM of a job, with weights of our own."""
+    from vllm import LLM
+
     llm = LLM(
         model=job["model"],
         load_format="dummy",
         skip_tokenizer_init=True,
         tensor_parallel_size=job["ranks"],
         disable_custom_all_reduce=job["backend"] == "nccl",
-        compilation_config={**MODES[job["mode"]], "cudagraph_capture_sizes": batches},
+        compilation_config={**MODES[job["mode"]], "cudagraph_capture_sizes": job["batches"]},
         dtype="bfloat16",
         gpu_memory_utilization=0.4,
         max_model_len=512,
-        max_num_seqs=max(batches),
+        max_num_seqs=max(job["batches"]),
         seed=0,
         enable_sleep_mode=job["sleep"],
         worker_extension_cls="vllm_gpu_worker.Probe",
     )
     llm.collective_rpc("weights")
+    return llm
 
-    def tell(batch: int, **found: Any) -> None:
-        print("\nRESULT " + json.dumps({"batch": batch, **found}), flush=True)
 
-    def generate(batch: int, tokens: int) -> tuple[float, list[list[int]]]:
-        prompts = [{"prompt_token_ids": [3 + i, 7, 11 + i, 5]} for i in range(batch)]
-        sampling = SamplingParams(
-            max_tokens=tokens, temperature=0, detokenize=False, ignore_eos=True
-        )
-        llm.sleep(level=0, mode="keep")  # else it starts on the first while the others arrive
-        llm.enqueue(prompts, sampling, use_tqdm=False)
-        begin = time.perf_counter()
-        llm.wake_up(tags=["scheduling"])
-        outputs = llm.wait_for_completion(use_tqdm=False)
-        took = time.perf_counter() - begin
-        return took, [list(output.outputs[0].token_ids) for output in outputs]
+def generate(llm: Any, batch: int, tokens: int) -> tuple[float, list[list[int]]]:
+    """Seconds, and greedy tokens of each request; all of them start in one step."""
+    from vllm import SamplingParams
 
+    prompts = [{"prompt_token_ids": [3 + i, 7, 11 + i, 5]} for i in range(batch)]
+    sampling = SamplingParams(max_tokens=tokens, temperature=0, detokenize=False, ignore_eos=True)
+    llm.sleep(level=0, mode="keep")  # else it starts on the first while the others arrive
+    llm.enqueue(prompts, sampling, use_tqdm=False)
+    begin = time.perf_counter()
+    llm.wake_up(tags=["scheduling"])
+    outputs = llm.wait_for_completion(use_tqdm=False)
+    took = time.perf_counter() - begin
+    return took, [list(output.outputs[0].token_ids) for output in outputs]
+
+
+def measure(job: dict[str, Any]) -> None:
+    """One backend, in a process of its own: each RESULT line has more about one batch.
+
+    What may yet fail comes last, and the profiler, which may slow down what follows, behind times.
+    """
+    batches = job["batches"]
+    llm = engine(job)
     before: dict[int, list[list[int]]] = {}
     for batch in batches:
-        generate(batch, SHORT)
-        pairs = [(generate(batch, LONG), generate(batch, SHORT)) for _ in range(3)]
+        generate(llm, batch, SHORT)
+        pairs = [(generate(llm, batch, LONG), generate(llm, batch, SHORT)) for _ in range(3)]
         step = statistics.median(long[0] - short[0] for long, short in pairs) / (LONG - SHORT)
         before[batch] = tokens = pairs[0][0][1]
         tell(
             batch,
-            **{name: job[name] for name in ("backend", "ranks", "layers", "mode")},
+            **{name: job[name] for name in SHARED},
             hidden=HIDDEN,
-            tokens=hashlib.sha256(repr(tokens).encode()).hexdigest()[:16],
+            tokens=digest(tokens),
             repeats=all(long[1] == tokens for long, _ in pairs),
             step_ms=round(step * 1e3, 4),
             **llm.collective_rpc("slot")[0],
@@ -131,7 +148,7 @@ def measure(job: dict[str, Any]) -> None:
     last = a_step * SHORT // 2  # all-reduces of decode alone: what comes last
     for batch in batches:
         llm.collective_rpc("watch")
-        generate(batch, SHORT)
+        generate(llm, batch, SHORT)
         by_rank = [seen[-last:] for seen in llm.collective_rpc("seen")]
         if all(len(seen) == last for seen in by_rank):
             tell(batch, kernel_us=shortest([[us for _, us in seen] for seen in by_rank]))
@@ -144,7 +161,7 @@ def measure(job: dict[str, Any]) -> None:
         llm.sleep(level=1)
         llm.wake_up()
         for batch in batches:
-            tell(batch, slept=generate(batch, LONG)[1] == before[batch])
+            tell(batch, slept=generate(llm, batch, LONG)[1] == before[batch])
 
 
 def steps(seen: list[tuple[float, float]], a_step: int) -> list[float]:
@@ -182,6 +199,7 @@ def start(
         "model": str(model),
         "ranks": options.ranks,
         "sleep": options.sleep,
+        "paired": options.paired,
     }
     environment = {**SETTINGS, **os.environ}
     path = [str(HERE), *filter(None, [os.environ.get("PYTHONPATH")])]
@@ -220,6 +238,7 @@ def main() -> int:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 128])
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--mode", choices=list(MODES), default="graphs")
+    parser.add_argument("--paired", type=int, default=0, help="all three so often, in one start")
     parser.add_argument("--sleep", action="store_true", help="let vLLM sleep and wake up, too")
     parser.add_argument("--deadline", type=float, default=170, help="seconds a backend")
     parser.add_argument("--json", type=Path, help="result file")
@@ -227,20 +246,31 @@ def main() -> int:
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.child:
-        measure(json.loads(options.child))
+        job = json.loads(options.child)
+        if job["paired"]:
+            from vllm_paired import measure_paired
+
+            measure_paired(job)
+        else:
+            measure(job)
         return 0
     from pyallreduce.info import header
 
     records: list[dict[str, Any]] = []
     whole = True
     with tempfile.TemporaryDirectory() as work:
-        for backend in options.backends:
+        for backend in ("ours",) if options.paired else options.backends:
             found, ended_well = start(backend, options, Path(work))
             records += found
             whole = whole and ended_well
             if options.json:  # after each: a later one that hangs takes nothing with it
                 content = {"header": header(" ".join(sys.argv)), "records": records}
                 options.json.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    if options.paired:
+        from vllm_paired import table
+
+        print(*table(records), sep="\n")
+        return 0 if whole else 1
     heads = f"{'step ms':>8} {'gpu ms':>8} {'kernel us':>9} {'micro us':>8}"
     print(f"batch {'backend':8} {heads}  tokens")
     for r in sorted(records, key=lambda r: (r["batch"], BACKENDS.index(r["backend"]))):

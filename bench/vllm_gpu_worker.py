@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import statistics
+import time
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 _CALLS, _REPLAYS = 50, 20
@@ -14,8 +17,21 @@ _CALLS, _REPLAYS = 50, 20
 _KERNELS = ("one_shot", "two_shot", "cross_device_reduce", "AllReduce")
 
 
+def _clocked(function: Callable[[], None], took: list[float]) -> Callable[[], None]:
+    @functools.wraps(function)
+    def clocked() -> None:
+        begin = time.perf_counter()
+        try:
+            function()
+        finally:
+            took.append(time.perf_counter() - begin)
+
+    return clocked
+
+
 class Probe:
-    """`micro` times a graph of nothing else; `watch` and `seen` time a model's own kernels."""
+    """`micro` times a graph of nothing else; `watch` and `seen` time a model's own kernels;
+    `add_arm` and `use_arm` change who carries the all-reduces of a running engine."""
 
     def weights(self) -> None:
         """Random weights that differ from rank to rank.
@@ -115,6 +131,76 @@ class Probe:
         for _ in range(count):
             capture()
         return used() - before
+
+    def add_arm(self, name: str) -> None:
+        """Capture the model's graphs with this arm's all-reduce in the slot, and keep both.
+
+        `ours` is what the engine started with, and `unchecked` the same without our steps.
+        """
+        from vllm.distributed.device_communicators.custom_all_reduce import CustomAllreduce
+        from vllm.distributed.parallel_state import get_tp_group
+
+        from pyallreduce.integrations import adapter
+
+        communicator = get_tp_group().device_communicator
+        if name == "ours":
+            self.arms = {name: (communicator.ca_comm, self._graphs())}
+            self.slots = adapter._open[:]
+            return
+        if name == "unchecked":
+            self.arms[name] = self.arms["ours"]
+            return
+        slot = None
+        if name == "stock":
+            slot = CustomAllreduce(group=communicator.cpu_group, device=communicator.device)
+            assert not slot.disabled
+        self.arms[name] = (slot, [(owner, what, {}) for owner, what, _ in self._graphs()])
+        self.use_arm(name)
+        self.model_runner.capture_model()
+
+    def use_arm(self, name: str) -> None:
+        """From now on this arm's all-reduce, graphs, and work around a step."""
+        import torch
+        from vllm.distributed.parallel_state import get_tp_group
+
+        from pyallreduce.integrations import adapter
+
+        torch.cuda.synchronize()
+        slot, graphs = self.arms[name]
+        get_tp_group().device_communicator.ca_comm = slot
+        for owner, what, captured in graphs:
+            setattr(owner, what, captured)
+        adapter._open[:] = self.slots if name == "ours" else []
+
+    def clock_steps(self) -> None:
+        """From now on note how long our part of each step takes."""
+        from pyallreduce.integrations import adapter
+
+        self.spent: dict[str, list[float]] = {}
+        for name in ("start_step", "check_all"):
+            original = getattr(adapter, name)
+            took = self.spent.setdefault(name, [])
+            setattr(adapter, name, _clocked(original, took))
+
+    def step_parts(self) -> dict[str, tuple[int, float]]:
+        """How often each part was called, and its median in us; the clock's own time is in it."""
+        from pyallreduce.integrations import adapter
+
+        found = {}
+        for name, took in self.spent.items():
+            setattr(adapter, name, getattr(adapter, name).__wrapped__)
+            found[name] = (len(took), round(statistics.median(took or [0.0]) * 1e6, 2))
+        return found
+
+    def _graphs(self) -> list[tuple[Any, str, dict[Any, Any]]]:
+        """Where the engine keeps its graphs by shape: whole ones, and a compiled model's pieces."""
+        from vllm.compilation.cuda_graph import CUDAGraphWrapper
+
+        manager = getattr(self.model_runner, "cudagraph_manager", None)
+        owners = [(manager, "graphs")] if manager is not None else []
+        pieces = sorted(CUDAGraphWrapper._all_instances, key=id)
+        owners += [(piece, "concrete_cudagraph_entries") for piece in pieces]
+        return [(owner, what, getattr(owner, what)) for owner, what in owners]
 
     def slot(self) -> dict[str, Any]:
         """Who stands in the slot, and what it has counted."""

@@ -6,6 +6,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 
@@ -119,16 +120,21 @@ Record& record_of(const host::SharedMemory& page) {
   return *reinterpret_cast<Record*>(page.address());
 }
 
-// Of every rank's record the state alone: what a step asks. Acquire, as in Rank::failed(): what a
-// rank wrote before its state is there for whoever then reads the record.
-std::vector<uint32_t> states_of(const std::vector<const host::SharedMemory*>& pages) {
-  std::vector<uint32_t> states;
-  for (const host::SharedMemory* page : pages) {
-    if (page == nullptr) throw std::invalid_argument("None is no page");
-    states.push_back(__atomic_load_n(&record_of(*page).state, __ATOMIC_ACQUIRE));
+// What every step asks: no rank's record tells of a failure, and no peer has died. In one call, and
+// without giving the GIL away, which a thread that does so may be without for milliseconds.
+// Acquire, as in Rank::failed(): what a rank wrote before its state is there for whoever reads the
+// record.
+struct Quiet {
+  std::vector<const host::SharedMemory*> pages;
+  const host::Watchdog& watchdog;
+
+  bool operator()() const {
+    const auto clean = [](const host::SharedMemory* page) {
+      return __atomic_load_n(&record_of(*page).state, __ATOMIC_ACQUIRE) == 0;
+    };
+    return std::all_of(pages.begin(), pages.end(), clean) && !watchdog.any_ended();
   }
-  return states;
-}
+};
 
 // What all calls of one size and type share, so that one of them has little to convert.
 struct Launch {
@@ -161,7 +167,6 @@ void bind_rank(py::module_& m) {
       .def_static(
           "at", [](const host::SharedMemory& page) { return read(record_of(page)); },
           py::arg("page"));
-  m.def("states", &states_of, py::arg("pages"));
   m.def(
       "arm_record",
       [](host::SharedMemory& page, uint32_t generation, uint32_t deadline_ms, uint32_t notice_ms) {
@@ -230,15 +235,18 @@ void bind_watchdog(py::module_& m) {
             watchdog.watch(host::Peer{rank, pid, address_of(page)});
           },
           py::arg("rank"), py::arg("pid"), py::arg("page"), py::keep_alive<1, 4>(), Unlocked())
-      // Every step asks. The GIL is given away only where there may be something to wait for: who
-      // gives it away while other threads want it may be without it for milliseconds.
-      .def("ended",
-           [](const Watchdog& watchdog) {
-             if (!watchdog.any_ended()) return std::pair<int, std::string>(-1, "");
-             const py::gil_scoped_release unlocked;
-             return watchdog.ended();
-           })
+      .def("ended", &Watchdog::ended, Unlocked())
       .def("close", &Watchdog::close, Unlocked());
+  py::class_<Quiet>(m, "Quiet")
+      .def(py::init(
+               [](const std::vector<const host::SharedMemory*>& pages, const Watchdog& watchdog) {
+                 if (std::count(pages.begin(), pages.end(), nullptr) > 0) {
+                   throw std::invalid_argument("None is no page");
+                 }
+                 return Quiet{pages, watchdog};
+               }),
+           py::arg("pages"), py::arg("watchdog"), py::keep_alive<1, 2>(), py::keep_alive<1, 3>())
+      .def("__call__", &Quiet::operator());
 }
 
 #if PYALLREDUCE_WITH_CUDA

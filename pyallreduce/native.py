@@ -99,8 +99,9 @@ class NativePath:
         self._nonce = nonce
         self._device = device
         self._rank: Rank = slabs.connect()
-        self._states = _native.load().states
-        self._launches: dict[torch.dtype, dict[int, _Launch]] = {d: {} for d in arrays.DTYPE_CODES}
+        self._quiet = slabs.quiet()
+        self._launches: dict[torch.dtype, dict[int | tuple[str, int], _Launch]]
+        self._launches = {dtype: {} for dtype in arrays.DTYPE_CODES}
         may_leave = config.algorithm == "auto" and not config.batch_invariant
         self.leaves = may_leave and table_for(limits).leaves
         self._generation = 1
@@ -139,16 +140,25 @@ class NativePath:
         """
         self._run(self._launch(x, plan), x.data_ptr(), out.data_ptr(), tag)
 
-    def usual(self, x: torch.Tensor, source: int, target: int, tag: int) -> int:
-        """As `all_reduce` by default dispatch, of addresses that `arrays.address` has given.
+    def usual(
+        self,
+        x: torch.Tensor,
+        source: int,
+        target: int,
+        tag: int,
+        algorithm: AlgorithmName | None = None,
+    ) -> int:
+        """As `all_reduce`, of addresses that `arrays.address` has given; by default dispatch, or by
+        the algorithm that is forced.
 
-        Launches are remembered by dtype and size, in bytes, which is returned.
+        Launches are remembered by dtype, algorithm and size, in bytes, which is returned.
         """
-        by_size = self._launches[x.dtype]
+        remembered = self._launches[x.dtype]
         nbytes = x.nbytes
-        launch = by_size.get(nbytes)
+        key = nbytes if algorithm is None else (algorithm, nbytes)
+        launch = remembered.get(key)
         if launch is None:
-            launch = by_size[nbytes] = self._launch(x, self.plan(nbytes))
+            launch = remembered[key] = self._launch(x, self.plan(nbytes, algorithm or "auto"))
         self._run(launch, source, target, tag)
         return nbytes
 
@@ -172,6 +182,8 @@ class NativePath:
         other may use that step's values. A refusal alone is no abort: it may be of a call that this
         rank has yet to make, and is told there.
         """
+        if self._settled and not self._renew_due and self._quiet():
+            return  # all that a step pays: between steps whatever code it runs has left the caches
         aborted = self._aborted()
         if self._renew_due and not aborted:
             self._raise_if_drained()
@@ -261,8 +273,7 @@ class NativePath:
 
     def _aborted(self) -> bool:
         """Whether any rank ended a call for another reason than a refusal, or has died."""
-        states = self._states(self._slabs.record_pages())
-        if any(states) and {stop_of(state) for state in states} - {Stop.NONE, *_OF_A_REFUSAL}:
+        if {stop_of(record.state) for record in self._records()} - {Stop.NONE, *_OF_A_REFUSAL}:
             return True
         return bool(self._slabs.ended()[1])
 

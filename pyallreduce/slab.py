@@ -15,7 +15,7 @@ import os
 import struct
 import time
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from pyallreduce import _native
@@ -218,6 +218,15 @@ class Slabs:
         else:
             self._connected = self._native.HostRank(*rest)
         return self._connected
+
+    def quiet(self) -> Callable[[], bool]:
+        """What says whether no record tells of a failure, and all peers live, at any time until
+        these slabs are let go of (CommunicatorClosed from then on)."""
+        self._mine()
+        assert self._watchdog is not None  # it starts with the own slab
+        # Bound once, not in every step.
+        quiet: Callable[[], bool] = self._native.Quiet(self.record_pages(), self._watchdog).__call__
+        return quiet
 
     def record_pages(self) -> list[SharedMemory]:
         """Every rank's record page as this process has it, in rank order."""

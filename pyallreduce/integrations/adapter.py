@@ -70,7 +70,7 @@ class SlotAdapter:
     def __init__(self, communicator: Communicator) -> None:
         self.communicator = communicator
         self._place = 0
-        self._patience = ExitStack()
+        self._patience: ExitStack | None = ExitStack()
         self._patience.enter_context(communicator.patience())
         self._ref = weakref.ref(self, _forget)
         _open.append(self._ref)
@@ -131,7 +131,8 @@ class SlotAdapter:
 
     def settle(self) -> None:
         """The engine has warmed up: from now on a wait has the usual deadline."""
-        self._patience.close()
+        if self._patience is not None:
+            self._end_patience()
         self.communicator.settle()
 
     def check(self) -> None:
@@ -145,8 +146,13 @@ class SlotAdapter:
     def close(self) -> None:
         """Let go of the shared memory; safe to call twice."""
         _forget(self._ref)
-        self._patience.close()
+        self._end_patience()
         self.communicator.close()
+
+    def _end_patience(self) -> None:
+        patience, self._patience = self._patience, None
+        if patience is not None:
+            patience.close()
 
 
 def open_slot(group: Any, device: Any, fallback_group: Any) -> SlotAdapter | Reason:

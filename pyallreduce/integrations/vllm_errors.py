@@ -9,11 +9,12 @@ NCCL for minutes or without end. A process that ends is heard: vLLM then ends th
 
 from __future__ import annotations
 
+import functools
 import logging
 import signal
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, NoReturn
 
 from pyallreduce.integrations import adapter
@@ -26,26 +27,31 @@ logger = logging.getLogger("vllm.pyallreduce")
 _GRACE_S = 1.0
 # vLLM's own cleaning up may wait for collectives that never end.
 _LONGEST_S = 3.0
-_within: list[None] = []  # one for each `heard()` that this process is within
+_within: list[None] = []  # one for each function of `heard()` that this process is within
 
 
-@contextmanager
-def heard(worker: Any, *, step: bool) -> Iterator[None]:
-    """Around what all workers do together, a step or a part of the start-up.
+def heard(method: Callable[..., Any], *, step: bool) -> Callable[..., Any]:
+    """A worker's method that all workers call together, for a step or a part of the start-up, with
+    one more thing that it may raise:
 
-    Raises:
-        SystemExit: an exception was raised within, and vLLM waits for another worker's answer.
+        SystemExit: it raised something else, and vLLM waits for another worker's answer.
     """
-    _within.append(None)
-    try:
-        yield
-    except Exception as error:
-        # A warm-up may make steps: whose answer is waited for is known to the outermost alone.
-        if len(_within) > 1 or _answers(worker, step=step):
+
+    # No context manager: between steps its code has left the caches, and took as long as the rest.
+    @functools.wraps(method)
+    def together(worker: Any, *args: Any, **kwargs: Any) -> Any:
+        _within.append(None)
+        try:
+            return method(worker, *args, **kwargs)
+        except Exception as error:
+            # A warm-up may make steps: whose answer is waited for is known to the outermost alone.
+            if len(_within) == 1 and not _answers(worker, step=step):
+                _end(worker.rank, error)
             raise
-        _end(worker.rank, error)
-    finally:
-        _within.pop()
+        finally:
+            _within.pop()
+
+    return together
 
 
 def _answers(worker: Any, *, step: bool) -> bool:

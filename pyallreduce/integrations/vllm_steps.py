@@ -70,13 +70,7 @@ def _sample(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _alone(original: Callable[..., Any]) -> Callable[..., Any]:
     """An error that one rank raises alone in a step must not be lost on the others."""
-
-    @functools.wraps(original)
-    def execute(worker: Any, *args: Any, **kwargs: Any) -> Any:
-        with vllm_errors.heard(worker, step=True):
-            return original(worker, *args, **kwargs)
-
-    return execute
+    return vllm_errors.heard(original, step=True)
 
 
 def _result(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -89,13 +83,12 @@ def _result(original: Callable[..., Any]) -> Callable[..., Any]:
 
 def _profile(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
-    def profile(worker: Any, *args: Any, **kwargs: Any) -> Any:
-        with vllm_errors.heard(worker, step=False):
-            result = original(worker, *args, **kwargs)
-            adapter.check_behind_the_gpu()  # a server whose start was aborted is not ready
+    def profile(*args: Any, **kwargs: Any) -> Any:
+        result = original(*args, **kwargs)
+        adapter.check_behind_the_gpu()  # a server whose start was aborted is not ready
         return result
 
-    return profile
+    return vllm_errors.heard(profile, step=False)
 
 
 def _warm_up(original: Callable[..., Any]) -> Callable[..., Any]:

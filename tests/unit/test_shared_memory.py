@@ -12,21 +12,35 @@ import pytest
 from pyallreduce import _C
 from pyallreduce.errors import CommunicatorClosed
 
+_STATE_OFFSET = 16  # of Record, csrc/protocol/slab.h: behind the host's words
+
 
 def test_a_record_of_a_page_that_is_closed_is_not_read() -> None:
     page = _C.SharedMemory(4096)
     _C.arm_record(page, 1, 1000, 1000)
     assert _C.Record.at(page).state == 0
-    assert _C.states([page, page]) == [0, 0]
+    quiet = _C.Quiet([page], _C.Watchdog(0, _C.SharedMemory(4096)))
+    assert quiet()
     page.close()
     with pytest.raises(CommunicatorClosed):
         _C.Record.at(page)
     with pytest.raises(CommunicatorClosed):
-        _C.states([page])
+        quiet()
     with pytest.raises(CommunicatorClosed):
         _C.arm_record(page, 1, 1000, 1000)
     with pytest.raises(CommunicatorClosed):
         _C.set_deadline(page, 1000)
+
+
+def test_quiet_is_what_no_record_contradicts() -> None:
+    pages = [_C.SharedMemory(4096) for _ in range(3)]
+    for page in pages:
+        _C.arm_record(page, 1, 1000, 1000)
+    quiet = _C.Quiet(pages, _C.Watchdog(0, _C.SharedMemory(4096)))
+    assert quiet()
+    pages[1].write(_STATE_OFFSET, b"\1")
+    assert _C.Record.at(pages[1]).state == 1
+    assert not quiet()
 
 
 def test_a_page_that_is_too_small_holds_no_record() -> None:
