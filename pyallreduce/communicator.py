@@ -45,6 +45,7 @@ __all__ = ["Communicator", "Decision", "Stats"]
 logger = logging.getLogger(__name__)
 
 _LIVE: weakref.WeakSet[Communicator] = weakref.WeakSet()
+_FORCED = ("one_shot", "two_shot")
 
 
 def _disown() -> None:
@@ -176,15 +177,19 @@ class Communicator:
             CommunicatorClosed: after `close()`.
         """
         # What a server calls all day takes a few microseconds here, and no judgement beyond this.
-        usual = (out is None or out is x) and op == "sum" and algorithm is None
-        usual = usual and type(tag) is int and tag >> 31 == 0
+        usual = op == "sum" and type(tag) is int and tag >> 31 == 0
+        usual = usual and (algorithm is None or algorithm in _FORCED)
         native = None if torch.compiler.is_dynamo_compiling() else self._native
         if usual and native is not None and (source := self._usual(x, native)):
-            result = torch.empty_like(x) if out is None else x
-            target = result.data_ptr() if out is None else source
-            self._bytes += native.usual(x, source, target, tag)
-            self._calls += 1
-            return result
+            result = torch.empty_like(x) if out is None else out
+            if result is x:
+                target = source
+            else:
+                target = result.data_ptr() if out is None else self._apart(x, source, out)
+            if target:
+                self._bytes += native.usual(x, source, target, tag, algorithm)
+                self._calls += 1
+                return result
         if torch.compiler.is_compiling():
             return self._traced(x, out, op, algorithm, tag)
         self._refuse_if_closed()
@@ -422,6 +427,16 @@ class Communicator:
         if not found or x.dtype not in arrays.DTYPE_CODES:
             return 0
         return 0 if x.requires_grad and torch.is_grad_enabled() else found
+
+    def _apart(self, x: torch.Tensor, source: int, out: Any) -> int:
+        """The address of `out` where it can take the sum of `x`, which is at `source`, as it is and
+        apart from it; else 0."""
+        target = arrays.address(out, self._index)
+        if not target or abs(target - source) < x.nbytes:
+            return 0
+        if out.dtype is not x.dtype or out.shape != x.shape:
+            return 0
+        return 0 if out.requires_grad and torch.is_grad_enabled() else target
 
     def _run(self, x: torch.Tensor, out: torch.Tensor, algorithm: AlgorithmName, tag: int) -> None:
         """Launch, over local copies where `x` or `out` is strided or unaligned."""

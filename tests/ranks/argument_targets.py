@@ -12,7 +12,7 @@ import torch
 import torch.distributed as dist
 from communicator_targets import communicator, outcome, works
 
-from pyallreduce import Communicator
+from pyallreduce import Communicator, arguments
 from pyallreduce.worker import Context
 
 
@@ -110,6 +110,32 @@ def negated(context: Context, options: dict[str, Any]) -> dict[str, list[float]]
         seen["largest"] = comm.all_reduce(x, op="max")
         seen["in place"] = comm.all_reduce(x, out=x)
         return {name: result.unique().tolist() for name, result in seen.items()}
+
+
+def plain_calls(context: Context, _options: dict[str, Any]) -> dict[str, list[bool]]:
+    """Of calls of plain tensors: whether nothing judged them further, and the sums are right."""
+    wide = torch.zeros(2 * 96)
+    ways: dict[str, dict[str, Any]] = {
+        "new": {},
+        "in place": {"out": "x"},
+        "apart": {"out": torch.zeros(96)},
+        "beside": {"out": wide[96:]},
+        "one_shot": {"out": "x", "algorithm": "one_shot"},
+        "two_shot": {"out": torch.zeros(96), "algorithm": "two_shot"},
+        "tag": {"tag": 7},
+    }
+    seen = {}
+    with communicator(context) as comm:
+        for name, way in ways.items():
+            x = wide[:96].fill_(context.rank + 1)
+            judged = mock.patch.object(arguments, "complaint", wraps=arguments.complaint)
+            with judged as complaint:
+                given = {**way, "out": x} if way.get("out") == "x" else way
+                result = comm.all_reduce(x, **given)
+            own = given.get("out")
+            right = bool((result == 3).all()) and (own is None or result is own)
+            seen[name] = [not complaint.called, right and comm.stats().fallbacks == {}]
+    return seen
 
 
 def of_compiled(call: Callable[..., object], *arguments: object) -> list[str]:
