@@ -32,7 +32,7 @@ from pyallreduce.selector import Decision, decide
 from pyallreduce.slab import SlabError, Slabs
 from pyallreduce.table import Table
 from pyallreduce.topology import foreign_processes, probe
-from pyallreduce.verdicts import Stage, first_veto, joint_verdict
+from pyallreduce.verdicts import Stage, first_veto, joint_verdict, unforeseen
 
 __all__ = ["Agreement", "resolve"]
 
@@ -124,9 +124,10 @@ def _set_up(
 ) -> tuple[NativePath | None, Reason]:
     target = facts[0].target
     index = device.index or 0
-    layout, reason = _attempt(lambda: _native.load().Layout(exchange.world, config.slab_bytes))
-    if layout is None:  # the same arguments, so the same answer, on all ranks
-        return None, replace(reason, code=Code.SLAB_SIZE)
+    try:
+        layout = _native.load().Layout(exchange.world, config.slab_bytes)
+    except ValueError as error:  # the same arguments, so the same answer, on all ranks
+        return None, Reason(Code.SLAB_SIZE, str(error))
     table = _agree_table(exchange, config, facts, nonce)
     slabs = Slabs(target, index, exchange.rank, layout)
     exchange.obituary = slabs.ended
@@ -143,11 +144,11 @@ def _set_up(
     with contextlib.ExitStack() as otherwise:
         # On a veto, and where an exchange is not completed in time.
         otherwise.callback(slabs.close)
-        offers, veto = _exchange_offers(exchange, nonce, *_attempt(offer))
+        offers, veto = _exchange_offers(exchange, nonce, *_attempt(exchange.rank, offer))
         if offers is not None:
-            _, mine = _attempt(lambda: slabs.open(offers, nonce))
+            _, mine = _attempt(exchange.rank, lambda: slabs.open(offers, nonce))
             if mine.code is Code.OK:
-                native, mine = _attempt(connect)
+                native, mine = _attempt(exchange.rank, connect)
             veto = joint_verdict(exchange, nonce, Stage.OPENED, mine)
         with stopwatch():
             if veto.code is Code.OK and native is not None:
@@ -173,7 +174,8 @@ def _agree_table(
 ) -> Table | None:
     """The tuned table that all ranks have for this group, if they have the same."""
     mine, _ = _attempt(
-        lambda: tuned.load(tuned.machine_of(facts), tuned.path_of(config.tuning_file))
+        exchange.rank,
+        lambda: tuned.load(tuned.machine_of(facts), tuned.path_of(config.tuning_file)),
     )
     frame = wire.encode_table(
         wire.TableOffer(mine), nonce=nonce, rank=exchange.rank, world=exchange.world
@@ -211,14 +213,14 @@ def _exchange_offers(
     return (offers if veto.code is Code.OK else None), veto
 
 
-def _attempt(action: Callable[[], Result]) -> tuple[Result | None, Reason]:
+def _attempt(rank: int, action: Callable[[], Result]) -> tuple[Result | None, Reason]:
     """The result, or why there is none: an error here is data for the verdict."""
     try:
         return action(), Reason(Code.OK)
     except SlabError as failure:
         return None, failure.reason
-    except Exception as error:  # of whatever kind: a rank that left would be waited for
-        return None, Reason(Code.STAGE_FAILED, f"{type(error).__name__}: {error}")
+    except Exception as error:
+        return None, unforeseen(rank, error)
 
 
 def _agreed_blocks(facts: tuple[Facts, ...]) -> int:

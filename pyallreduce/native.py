@@ -27,7 +27,7 @@ from pyallreduce.exchange import Exchange
 from pyallreduce.failure import Stop, error_from, stop_of
 from pyallreduce.policy import AlgorithmName, Limits, Plan, left_to_nccl, plan_for, table_for
 from pyallreduce.reasons import Code, Reason
-from pyallreduce.verdicts import Stage, joint_verdict
+from pyallreduce.verdicts import Stage, joint_verdict, unforeseen
 
 if TYPE_CHECKING:
     from pyallreduce._C import Rank, Record
@@ -346,8 +346,8 @@ class NativePath:
         def attempt() -> Reason:
             try:
                 action()
-            except Exception as error:  # of whatever kind: a rank that left would be waited for
-                return Reason(Code.STAGE_FAILED, str(error))
+            except Exception as error:
+                return unforeseen(self._exchange.rank, error)
             return Reason(Code.OK)
 
         self.agree(stage, attempt())

@@ -18,6 +18,7 @@ from pyallreduce.errors import AllReduceAborted, CallMismatch
 from pyallreduce.native import Edge, NativePath
 from pyallreduce.policy import AlgorithmName, Plan
 from pyallreduce.reasons import Code, Reason
+from pyallreduce.verdicts import unforeseen
 
 __all__ = ["edges", "first_calls"]
 
@@ -34,8 +35,8 @@ def edges(native: NativePath, rank: int, nonce: bytes) -> Reason:
     native.prove()
     try:
         found = native.ping_pong(_ROUNDS, int.from_bytes(nonce[:4], "little"))
-    except Exception as error:  # of whatever kind: a rank that left would be waited for
-        return Reason(Code.STAGE_FAILED, str(error))
+    except Exception as error:
+        return unforeseen(rank, error)
     broken = [edge for edge in found if edge.state != _SOUND]
     return _verdict(rank, broken[0]) if broken else Reason(Code.OK)
 
@@ -85,8 +86,8 @@ def first_calls(native: NativePath, rank: int, device: torch.device) -> Reason:
         return Reason(Code.KERNEL_MISMATCH, str(error))
     except AllReduceAborted as error:
         return Reason(Code.KERNEL_TIMEOUT, str(error))
-    except Exception as error:  # of whatever kind: a rank that left would be waited for
-        return Reason(Code.STAGE_FAILED, str(error))
+    except Exception as error:
+        return unforeseen(rank, error)
     return veto
 
 

@@ -5,13 +5,16 @@
 from __future__ import annotations
 
 import enum
+import logging
 
 from pyallreduce import wire
 from pyallreduce.errors import WireError
 from pyallreduce.exchange import Exchange
 from pyallreduce.reasons import Code, Reason
 
-__all__ = ["Stage", "first_veto", "joint_verdict"]
+__all__ = ["Stage", "first_veto", "joint_verdict", "unforeseen"]
+
+logger = logging.getLogger(__name__)
 
 
 class Stage(enum.IntEnum):
@@ -58,6 +61,15 @@ def first_veto(verdicts: list[Reason]) -> Reason:
     rank, reason = min(vetoes, key=lambda veto: (_rank_of(veto[1].code), veto[0]))
     detail = f"rank {rank}: {reason.detail}" if reason.detail else f"rank {rank}"
     return Reason(reason.code, detail)
+
+
+def unforeseen(rank: int, error: Exception) -> Reason:
+    """What an error that nobody foresaw is in a verdict: a rank that left would be waited for.
+
+    Where it came from goes to this rank's log, which is where the reason's remedy points.
+    """
+    logger.warning("rank %d: a step that all ranks take together failed", rank, exc_info=error)
+    return Reason(Code.STAGE_FAILED, f"{type(error).__name__}: {error}")
 
 
 def _rank_of(code: Code) -> int:

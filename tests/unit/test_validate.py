@@ -98,6 +98,22 @@ def test_an_error_is_a_veto(error: Exception, code: Code) -> None:
     assert first_calls(native) is code
 
 
+def test_where_an_unforeseen_error_came_from_is_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The reason's remedy sends people there."""
+    native = Native()
+    native.error = RuntimeError("lost")
+    first_calls(native)
+    (line,) = caplog.records
+    assert line.exc_info is not None
+    assert line.exc_info[1] is native.error
+    caplog.clear()
+    native.error = AllReduceAborted("late")  # foreseen: the reason says it all
+    first_calls(native)
+    assert not caplog.records
+
+
 def test_the_graph_is_captured_on_the_device_of_the_calls() -> None:
     """Whichever device is the current one. The cases are on the CPU: there is no GPU here."""
     device, scopes, seen = torch.device("cuda", 1), [0], list[Any]()
