@@ -238,13 +238,15 @@ def main() -> int:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 16, 128])
     parser.add_argument("--backends", nargs="+", choices=BACKENDS, default=list(BACKENDS))
     parser.add_argument("--mode", choices=list(MODES), default="graphs")
-    parser.add_argument("--paired", type=int, default=0, help="all three so often, in one start")
+    parser.add_argument("--paired", type=int, default=0, help="all arms so often, in one start")
     parser.add_argument("--sleep", action="store_true", help="let vLLM sleep and wake up, too")
     parser.add_argument("--deadline", type=float, default=170, help="seconds a backend")
     parser.add_argument("--json", type=Path, help="result file")
     parser.add_argument("--logs", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--child", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.paired and (options.paired < 2 or options.sleep):
+        parser.error("--paired takes 2 rounds or more, and no --sleep")
     if options.child:
         job = json.loads(options.child)
         if job["paired"]:

@@ -6,15 +6,37 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import statistics
 import time
 import zlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 _CALLS, _REPLAYS = 50, 20
 # Ours, vLLM's, NCCL's, in what the profiler calls them.
 _KERNELS = ("one_shot", "two_shot", "cross_device_reduce", "AllReduce")
+
+
+def guarded(worker: type) -> list[tuple[type, str, Any, Any]]:
+    """The methods of a worker, and of the outputs that it returns, that the plugin has wrapped: as
+    they are, and without our wrappers."""
+    from vllm.v1.outputs import AsyncModelRunnerOutput
+
+    owners = [*worker.__mro__, *AsyncModelRunnerOutput.__subclasses__()]
+    names = ("execute_model", "sample_tokens", "get_output")
+    methods = [(owner, name, vars(owner).get(name)) for owner in owners for name in names]
+    return [
+        (owner, name, method, inspect.unwrap(method, stop=_is_foreign))
+        for owner, name, method in methods
+        if hasattr(method, "_pyallreduce_guarded")
+    ]
+
+
+def _is_foreign(method: Any) -> bool:
+    """vLLM has wrappers of its own below ours."""
+    return "pyallreduce" not in Path(method.__code__.co_filename).parts
 
 
 def _clocked(function: Callable[[], None], took: list[float]) -> Callable[[], None]:
@@ -146,6 +168,7 @@ class Probe:
         if name == "ours":
             self.arms = {name: (communicator.ca_comm, self._graphs())}
             self.slots = adapter._open[:]
+            self.guarded = guarded(type(self))
             return
         if name == "unchecked":
             self.arms[name] = self.arms["ours"]
@@ -171,6 +194,8 @@ class Probe:
         for owner, what, captured in graphs:
             setattr(owner, what, captured)
         adapter._open[:] = self.slots if name == "ours" else []
+        for owner, what, ours, original in self.guarded:
+            setattr(owner, what, ours if name == "ours" else original)
 
     def clock_steps(self) -> None:
         """From now on note how long our part of each step takes."""

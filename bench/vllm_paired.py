@@ -5,9 +5,9 @@
 Each arm has graphs of its own, captured with its all-reduce in vLLM's slot (`vllm_gpu_worker.py`):
 
 * `ours`: the plugin as users get it;
-* `unchecked`: the same graphs without what the plugin does around each step, so that the difference
-  is that;
-* `stock`: vLLM's own custom all-reduce, and `nccl`: none, both without what we do around a step.
+* `unchecked`: the same graphs without what the plugin does around each step, its wrappers of vLLM's
+  methods included, so that the difference is that;
+* `stock`: vLLM's own custom all-reduce, and `nccl`: none, both as `unchecked` otherwise.
 
 `step_parts` has, of each rank, how often our parts of a step were called in one generation, and us.
 
@@ -48,7 +48,7 @@ def measure_paired(job: dict[str, Any]) -> None:
         generate(llm, batch, LONG)
         parts = llm.collective_rpc("step_parts")
         found = {arm: sorted(seen) for arm, seen in tokens.items()}
-        shared = {name: job[name] for name in SHARED}
+        shared = {name: job[name] for name in SHARED if name != "backend"}
         tell(batch, **shared, hidden=HIDDEN, steps_ms=steps, tokens=found, step_parts=parts)
 
 

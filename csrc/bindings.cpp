@@ -125,6 +125,7 @@ Record& record_of(const host::SharedMemory& page) {
 // Acquire, as in Rank::failed(): what a rank wrote before its state is there for whoever reads the
 // record.
 struct Quiet {
+  py::tuple held;  // the pages' objects, which live as long
   std::vector<const host::SharedMemory*> pages;
   const host::Watchdog& watchdog;
 
@@ -238,14 +239,14 @@ void bind_watchdog(py::module_& m) {
       .def("ended", &Watchdog::ended, Unlocked())
       .def("close", &Watchdog::close, Unlocked());
   py::class_<Quiet>(m, "Quiet")
-      .def(py::init(
-               [](const std::vector<const host::SharedMemory*>& pages, const Watchdog& watchdog) {
-                 if (std::count(pages.begin(), pages.end(), nullptr) > 0) {
-                   throw std::invalid_argument("None is no page");
-                 }
-                 return Quiet{pages, watchdog};
-               }),
-           py::arg("pages"), py::arg("watchdog"), py::keep_alive<1, 2>(), py::keep_alive<1, 3>())
+      .def(py::init([](const py::iterable& pages, const Watchdog& watchdog) {
+             Quiet quiet{py::tuple(pages), {}, watchdog};
+             for (const py::handle page : quiet.held) {
+               quiet.pages.push_back(&page.cast<const host::SharedMemory&>());
+             }
+             return quiet;
+           }),
+           py::arg("pages"), py::arg("watchdog"), py::keep_alive<1, 3>())
       .def("__call__", &Quiet::operator());
 }
 

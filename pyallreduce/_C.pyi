@@ -3,7 +3,7 @@
 """The compiled module. Addresses, sizes, offsets and streams are plain integers; sizes in bytes."""
 
 import builtins
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 cuda_built: bool
 cuda_version: int
@@ -110,7 +110,7 @@ class Watchdog:
     def close(self) -> None: ...
 
 class Quiet:
-    def __init__(self, pages: Sequence[SharedMemory], watchdog: Watchdog) -> None: ...
+    def __init__(self, pages: Iterable[SharedMemory], watchdog: Watchdog) -> None: ...
     def __call__(self) -> bool: ...
 
 def max_lanes(world: int) -> int: ...

@@ -180,7 +180,7 @@ class Communicator:
         usual = op == "sum" and type(tag) is int and tag >> 31 == 0
         usual = usual and (algorithm is None or algorithm in _FORCED)
         native = None if torch.compiler.is_dynamo_compiling() else self._native
-        if usual and native is not None and (source := self._usual(x, native)):
+        if usual and native is not None and (source := self._usual(x, native, algorithm)):
             result = torch.empty_like(x) if out is None else out
             if result is x:
                 target = source
@@ -419,9 +419,9 @@ class Communicator:
             message = f"rank {self.rank}: this communicator is closed; make a new one"
             raise CommunicatorClosed(message)
 
-    def _usual(self, x: Any, native: NativePath) -> int:
-        """The address of `x` where it can be launched as it is, by default dispatch; else 0."""
-        if native.leaves or self.closed:
+    def _usual(self, x: Any, native: NativePath, algorithm: AlgorithmName | None) -> int:
+        """The address of `x` where it can be launched as it is; else 0."""
+        if self.closed or (native.leaves and algorithm is None):
             return 0
         found = arrays.address(x, self._index)
         if not found or x.dtype not in arrays.DTYPE_CODES:

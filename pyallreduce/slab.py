@@ -220,8 +220,8 @@ class Slabs:
         return self._connected
 
     def quiet(self) -> Callable[[], bool]:
-        """What says whether no record tells of a failure, and all peers live, at any time until
-        these slabs are let go of (CommunicatorClosed from then on)."""
+        """What says whether no record tells of a failure, and all peers live. Once `close()` has
+        closed the pages it raises CommunicatorClosed."""
         self._mine()
         assert self._watchdog is not None  # it starts with the own slab
         # Bound once, not in every step.

@@ -131,7 +131,7 @@ class SlotAdapter:
 
     def settle(self) -> None:
         """The engine has warmed up: from now on a wait has the usual deadline."""
-        if self._patience is not None:
+        if self._patience is not None:  # asked here too: SGLang settles in every step
             self._end_patience()
         self.communicator.settle()
 

@@ -37,7 +37,7 @@ def heard(method: Callable[..., Any], *, step: bool) -> Callable[..., Any]:
         SystemExit: it raised something else, and vLLM waits for another worker's answer.
     """
 
-    # No context manager: between steps its code has left the caches, and took as long as the rest.
+    # No context manager: out of the caches, as it is in each step, it took 12 us on the CPU.
     @functools.wraps(method)
     def together(worker: Any, *args: Any, **kwargs: Any) -> Any:
         _within.append(None)

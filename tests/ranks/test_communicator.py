@@ -47,8 +47,8 @@ def test_check_tells_of_replays_behind_a_refusal() -> None:
         assert checked == "AllReduceAborted", "the output of a drained replay was called valid"
 
 
-def test_calls_of_plain_tensors_are_judged_once() -> None:
-    """The long judgement takes as much of the host as the launch."""
+def test_calls_of_plain_tensors_are_not_judged_at_length() -> None:
+    """That judgement takes as much of the host as the launch."""
     for seen in run("argument_targets:plain_calls", 2):
         assert all(fine == [True, True] for fine in seen.values()), seen
 

@@ -87,6 +87,15 @@ def test_a_new_generation_is_as_patient_as_the_last(
     path._slabs.arm.assert_called_once_with(2, deadline_ms)
 
 
+def test_a_check_settles_though_all_is_quiet() -> None:
+    path = native(Records([record(Stop.NONE)]))
+    path._patient, path._settled, path._calls, path._config = 0, False, 1, Config()
+    path._quiet, path._rank, path._slabs = lambda: True, mock.Mock(), mock.Mock()
+    path._slabs.ended.return_value, path._rank.state.return_value = (-1, ""), 0
+    path.check()
+    assert path._settled
+
+
 def test_a_call_of_an_earlier_generation_settles_nothing() -> None:
     path = native(Records([record(Stop.NONE)]))
     path._settled, path._calls, path._first_call = False, 1, mock.Mock()

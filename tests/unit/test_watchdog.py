@@ -35,13 +35,16 @@ try:
     watchdogs = [_C.Watchdog(2 + i, mine) for i, mine in enumerate(own)]
     for watchdog in watchdogs:
         watchdog.watch(1, os.getpid(), page)
+    quiet = [_C.Quiet([page], watchdog) for watchdog in watchdogs]
     time.sleep(0.1)
     assert all(watchdog.ended() == (-1, "") for watchdog in watchdogs), "too early"
+    assert all(asked() for asked in quiet), "too early"
 finally:
     os.kill(child, signal.SIGKILL)
 deadline = time.monotonic() + 10
 while time.monotonic() < deadline and any(watchdog.ended()[0] < 0 for watchdog in watchdogs):
     time.sleep(0.01)
+assert not any(asked() for asked in quiet), "a check would find nothing"
 print(*(watchdog.ended()[0] for watchdog in watchdogs))
 os.waitpid(child, 0)
 """
