@@ -28,6 +28,7 @@ from typing import Any
 
 import click
 import safety_cost
+from differences import difference
 from variants import build
 
 from pyallreduce.bench.candidates import sizes_between
@@ -93,7 +94,7 @@ def alternately(trees: dict[str, Path], sizes: tuple[int, int], turns: int, fold
         (folder / f"{nbytes}.json").write_text(json.dumps(times, indent=1), encoding="utf-8")
         cells = [f"{nbytes:>10}  {first} {statistics.median(times[first]):.3f}"]
         for name in others:
-            mean, half = safety_cost.difference(times[name], times[first])
+            mean, half = difference(times[name], times[first])
             cells.append(f"{name} {statistics.median(times[name]):.3f} ({mean:+.3f} ± {half:.3f})")
         click.echo("  ".join(cells))
 

@@ -28,6 +28,7 @@ from typing import Any
 import click
 import torch
 import torch.distributed as dist
+from differences import difference
 from variants import ROOT, Patch, build
 
 from pyallreduce import Communicator
@@ -132,13 +133,6 @@ def main(
     content = {"header": head, **result, "times_us": times}
     output.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     click.echo(json.dumps(result))
-
-
-def difference(times: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
-    """The mean by which `times` are longer, turn by turn, and half its interval of 95 %."""
-    differences = [a - b for a, b in zip(times, others, strict=True)]
-    half = 2.07 * statistics.stdev(differences) / len(differences) ** 0.5  # t of 23
-    return statistics.mean(differences), half
 
 
 def alternate(builds: dict[str, Path], job: dict[str, Any]) -> dict[str, list[float]]:

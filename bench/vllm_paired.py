@@ -22,6 +22,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from differences import difference
 from vllm_gpu import HIDDEN, LONG, SHARED, SHORT, digest, engine, generate, tell
 
 ARMS = ("ours", "unchecked", "stock", "nccl")
@@ -64,10 +65,3 @@ def table(records: Sequence[dict[str, Any]]) -> Iterator[str]:
             median = statistics.median(steps)
             yield f"{record['batch']:>5} {arm:9} {median:>8.4f}   {more:18}   {words}"
         yield f"      our parts of a step by rank, (calls, us): {record['step_parts']}"
-
-
-def difference(times: Sequence[float], others: Sequence[float]) -> tuple[float, float]:
-    """The mean by which `times` are longer, and half its interval of 95 % (t of 15 and of 31)."""
-    each = [a - b for a, b in zip(times, others, strict=True)]
-    t = 2.13 if len(each) < 32 else 2.04
-    return statistics.mean(each), t * statistics.stdev(each) / len(each) ** 0.5

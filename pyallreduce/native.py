@@ -184,7 +184,8 @@ class NativePath:
         """
         if self._settled and not self._renew_due and self._quiet():
             # All that most steps pay for. Between two of them the engine's own work puts this code
-            # and its objects out of the caches: each function more is a microsecond.
+            # and its objects out of the caches, and every function more is felt (bench/NOTES.md,
+            # entry 45).
             return
         aborted = self._aborted()
         if self._renew_due and not aborted:

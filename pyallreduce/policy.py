@@ -17,6 +17,7 @@ from pyallreduce.facts import Target
 from pyallreduce.table import MAX_LANES, Entry, Table
 
 __all__ = [
+    "ALGORITHMS",
     "ALGORITHM_NAMES",
     "ONE_SHOT",
     "TWO_SHOT",
@@ -32,9 +33,10 @@ __all__ = [
 ]
 
 ONE_SHOT, TWO_SHOT = 1, 2  # csrc/protocol/call.h, enum Algorithm
-ALGORITHM_NAMES = {ONE_SHOT: "one_shot", TWO_SHOT: "two_shot"}
-_CODES = {name: code for code, name in ALGORITHM_NAMES.items()}
 AlgorithmName = Literal["auto", "one_shot", "two_shot"]
+ALGORITHM_NAMES: dict[int, AlgorithmName] = {ONE_SHOT: "one_shot", TWO_SHOT: "two_shot"}
+ALGORITHMS = tuple(ALGORITHM_NAMES.values())
+_CODES: dict[str, int] = {name: code for code, name in ALGORITHM_NAMES.items()}
 
 _VECTOR = 16  # bytes
 

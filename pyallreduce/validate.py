@@ -16,7 +16,7 @@ import torch
 
 from pyallreduce.errors import AllReduceAborted, CallMismatch
 from pyallreduce.native import Edge, NativePath
-from pyallreduce.policy import AlgorithmName, Plan
+from pyallreduce.policy import ALGORITHMS, Plan
 from pyallreduce.reasons import Code, Reason
 from pyallreduce.verdicts import unforeseen
 
@@ -25,7 +25,6 @@ __all__ = ["edges", "first_calls"]
 _ROUNDS = 8
 _ELEMENTS = 4099  # several blocks, and a tail
 _VECTOR = 16  # bytes
-_ALGORITHMS: tuple[AlgorithmName, ...] = ("one_shot", "two_shot")
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _SOUND, _SILENT = 1, 2  # csrc/protocol/slab.h, enum EdgeState
 
@@ -120,10 +119,10 @@ def _replay(native: NativePath, cases: list[_Case], stream: torch.cuda.Stream) -
 def _launches(native: NativePath) -> Iterator[tuple[Plan, torch.dtype, int]]:
     """The plans to prove, with the dtype and the elements of their messages."""
     for dtype in _DTYPES:
-        for algorithm in _ALGORITHMS:
+        for algorithm in ALGORITHMS:
             yield native.plan(_ELEMENTS * dtype.itemsize, algorithm), dtype, _ELEMENTS
     dtype, world = torch.bfloat16, native.limits.world
-    for algorithm in _ALGORITHMS:
+    for algorithm in ALGORITHMS:
         widest = native.plan(1 << 40, algorithm)
         filled = widest.blocks * widest.lanes * _VECTOR * (1 if algorithm == "one_shot" else world)
         nbytes = min(filled, native.capacity(algorithm))
