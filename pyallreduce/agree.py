@@ -22,10 +22,11 @@ import torch
 
 from pyallreduce import _native, tuned, validate, wire
 from pyallreduce.config import Config
+from pyallreduce.edge import Edge
 from pyallreduce.errors import BackendUnavailable, SlabMemoryError, WireError
 from pyallreduce.exchange import Exchange
 from pyallreduce.facts import Facts
-from pyallreduce.native import Edge, NativePath
+from pyallreduce.native import NativePath
 from pyallreduce.policy import Limits
 from pyallreduce.reasons import Code, Reason
 from pyallreduce.selector import Decision, decide
@@ -160,7 +161,7 @@ def _set_up(
                 veto = joint_verdict(exchange, nonce, Stage.CALLS, mine)
         if veto.code is Code.OK and native is not None:
             otherwise.pop_all()
-            native.be_patient()
+            native.patience.begin()
             return native, veto
         # Nobody frees what a peer may still have mapped.
         slabs.let_go()

@@ -20,6 +20,7 @@ from pyallreduce.errors import InvalidCall
 __all__ = [
     "DTYPE_CODES",
     "address",
+    "address_apart",
     "current_stream",
     "has_memory",
     "is_capturing",
@@ -41,8 +42,9 @@ _ALIGNMENT = 16  # bytes
 
 def address(x: object, device_index: int) -> int:
     """The address of a tensor that can be launched as it is, else 0: a plain one (no subclass), on
-    this device (-1: the CPU), dense, contiguous, aligned to 16 bytes, not empty, its bytes its own
-    (not to be negated, not a transform's)."""
+    this device (-1: the CPU), of a dtype that runs natively, dense, contiguous, aligned to 16
+    bytes, not empty, its bytes its own (not to be negated, not a transform's), its gradients not
+    recorded."""
     if type(x) not in _PLAIN:
         return 0
     assert isinstance(x, torch.Tensor)
@@ -52,7 +54,18 @@ def address(x: object, device_index: int) -> int:
         found = x.data_ptr()
     except RuntimeError:  # what has no storage, as of any layout but strided
         return 0
-    return 0 if found % _ALIGNMENT else found
+    if found % _ALIGNMENT or x.dtype not in DTYPE_CODES:
+        return 0
+    return 0 if x.requires_grad and torch.is_grad_enabled() else found
+
+
+def address_apart(out: Any, x: torch.Tensor, source: int, device_index: int) -> int:
+    """The address of `out` where it can take the sum of `x`, which is at `source`, as it is and
+    apart from it; else 0."""
+    target = address(out, device_index)
+    if not target or abs(target - source) < x.nbytes:
+        return 0
+    return target if out.dtype is x.dtype and out.shape == x.shape else 0
 
 
 def has_memory(x: torch.Tensor) -> bool:

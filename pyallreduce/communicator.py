@@ -44,6 +44,9 @@ __all__ = ["Communicator", "Decision", "Stats"]
 
 logger = logging.getLogger(__name__)
 
+_BY_DEFAULT = (None, "auto")
+_SAID_ALOUD = ("auto", *ALGORITHMS)
+
 _LIVE: weakref.WeakSet[Communicator] = weakref.WeakSet()
 
 
@@ -162,7 +165,8 @@ class Communicator:
                 array of the same shape, dtype and device that does not overlap `x`. Its elements
                 share no memory, and where gradients are recorded it requires none.
             op: "sum", "avg", "max", "min" or "product".
-            algorithm: forces "one_shot" or "two_shot"; the call is then native or an error.
+            algorithm: forces "one_shot" or "two_shot"; the call is then native or an error. "auto"
+                is what None is.
             tag: 0 to 2^31-1; ranks whose tags differ get `CallMismatch`.
 
         Returns:
@@ -177,14 +181,18 @@ class Communicator:
         """
         # What a server calls all day takes a few microseconds here, and no judgement beyond this.
         usual = op == "sum" and type(tag) is int and tag >> 31 == 0
-        usual = usual and (algorithm is None or algorithm in ALGORITHMS)
+        usual = usual and (algorithm is None or algorithm in _SAID_ALOUD)
         native = None if torch.compiler.is_dynamo_compiling() else self._native
         if usual and native is not None and (source := self._usual(x, native, algorithm)):
             result = torch.empty_like(x) if out is None else out
             if result is x:
                 target = source
             else:
-                target = result.data_ptr() if out is None else self._apart(x, source, out)
+                target = (
+                    result.data_ptr()
+                    if out is None
+                    else arrays.address_apart(out, x, source, self._index)
+                )
             if target:
                 self._bytes += native.usual(x, source, target, tag, algorithm)
                 self._calls += 1
@@ -197,7 +205,7 @@ class Communicator:
         if wrong := arguments.complaint(x, out, op, algorithm, tag, self.device):
             self._reject(*wrong)
         code = self._why_not_native(x, op, algorithm)
-        if code is not None and algorithm not in (None, "auto"):
+        if code is not None and algorithm not in _BY_DEFAULT:
             why = Reason(code).cause if self._native else self.decision.reason
             self._reject(code, f"algorithm={algorithm!r}, op={op!r}, {x.dtype}: {why}")
         result = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
@@ -297,7 +305,7 @@ class Communicator:
         try:
             native.renew()
             native.agree(Stage.RECOVERED, validate.first_calls(native, self.rank, self.device))
-            native.be_patient()
+            native.patience.begin()
         except BackendUnavailable as error:
             if self.config.backend == "native":
                 raise
@@ -318,14 +326,14 @@ class Communicator:
         if self._native is None or self.closed:
             yield
             return
-        with self._native.patience():
+        with self._native.patience.within():
             yield
 
     def settle(self) -> None:
         """All ranks are together: from here on a wait has the usual deadline, also one of a graph
         that is replayed before the next call. Does nothing within `patience()`."""
         if self._native is not None and not self.closed:
-            self._native.settle()
+            self._native.patience.settle()
 
     def edges(self) -> list[tuple[int, float]]:
         """Every peer and the time of one round of the start-up's ping-pong with it, in µs: until
@@ -420,22 +428,9 @@ class Communicator:
 
     def _usual(self, x: Any, native: NativePath, algorithm: AlgorithmName | None) -> int:
         """The address of `x` where it can be launched as it is; else 0."""
-        if self.closed or (native.leaves and algorithm is None):
+        if self.closed or (native.leaves and algorithm in _BY_DEFAULT):
             return 0
-        found = arrays.address(x, self._index)
-        if not found or x.dtype not in arrays.DTYPE_CODES:
-            return 0
-        return 0 if x.requires_grad and torch.is_grad_enabled() else found
-
-    def _apart(self, x: torch.Tensor, source: int, out: Any) -> int:
-        """The address of `out` where it can take the sum of `x`, which is at `source`, as it is and
-        apart from it; else 0."""
-        target = arrays.address(out, self._index)
-        if not target or abs(target - source) < x.nbytes:
-            return 0
-        if out.dtype is not x.dtype or out.shape != x.shape:
-            return 0
-        return 0 if out.requires_grad and torch.is_grad_enabled() else target
+        return arrays.address(x, self._index)
 
     def _run(self, x: torch.Tensor, out: torch.Tensor, algorithm: AlgorithmName, tag: int) -> None:
         """Launch, over local copies where `x` or `out` is strided or unaligned."""
@@ -461,7 +456,7 @@ class Communicator:
             return Code.OP
         if x.dtype not in arrays.DTYPE_CODES:
             return Code.DTYPE
-        if native.leaves and algorithm in (None, "auto") and native.left_to_nccl(x.nbytes):
+        if native.leaves and algorithm in _BY_DEFAULT and native.left_to_nccl(x.nbytes):
             return Code.SIZE_POLICY
         return None
 

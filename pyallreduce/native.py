@@ -11,60 +11,41 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
-import threading
-import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import torch
 
-from pyallreduce import _native, arrays
+from pyallreduce import arrays
 from pyallreduce.config import Config
+from pyallreduce.edge import Edge
 from pyallreduce.errors import AllReduceAborted, BackendUnavailable, PyallreduceError
 from pyallreduce.exchange import Exchange
-from pyallreduce.failure import Stop, error_from, stop_of
+from pyallreduce.failure import Stop, error_from
+from pyallreduce.idle import Idle, wait_idle
+from pyallreduce.patience import Patience
 from pyallreduce.policy import AlgorithmName, Limits, Plan, left_to_nccl, plan_for, table_for
 from pyallreduce.reasons import Code, Reason
+from pyallreduce.records import (
+    find_cause,
+    read_records,
+    tell_of_a_refusal_alone,
+    tell_of_an_abort,
+)
 from pyallreduce.verdicts import Stage, joint_verdict, unforeseen
 
 if TYPE_CHECKING:
     from pyallreduce._C import Rank, Record
     from pyallreduce.slab import Slabs
 
-__all__ = ["Edge", "NativePath"]
+__all__ = ["NativePath"]
 
 logger = logging.getLogger(__name__)
 
 _CODES = list(Code)
 _HOST_STREAM = 0
-_OF_A_REFUSAL = (Stop.REFUSED, Stop.PEER)
-_WATCHDOG_SECONDS = 0.1  # ten of its looks
 _MARGIN_SECONDS = 1.0  # behind the deadline of the last kernel
-_ASK_AGAIN_SECONDS = 0.01
 _Launch = Callable[[int, int, int, int], int]  # input, output, tag, stream
-
-
-@dataclass(frozen=True)
-class Edge:
-    """What the ping-pong with `peer` found: csrc/protocol/edges.h.
-
-    `state` is 1 where all rounds came back, 2 where nothing more came, 3 where something else
-    came; `rounds` arrived here, `nanoseconds` went by; `read_back` says that this rank's last
-    write stands in the peer's memory as this rank sees it.
-    """
-
-    peer: int
-    state: int
-    rounds: int
-    nanoseconds: int
-    read_back: bool
-
-    @property
-    def round_us(self) -> float:
-        """The time of a round; infinite if the edge is not sound."""
-        return self.nanoseconds / self.rounds / 1e3 if self.state == 1 else math.inf
 
 
 def _host_stream(_device: int) -> int:
@@ -110,12 +91,8 @@ class NativePath:
         on_host = limits.target == "host"
         self._stream: int | None = _HOST_STREAM if on_host else None
         self._current_stream = _host_stream if on_host else arrays.current_stream
-        self._patient = 0  # contexts that ask for patience
-        self._settled = True  # as long as the start-up's deadline is in force
-        self._calls = 0
-        self._waits = False  # a thread, for the device
+        self.patience = Patience(slabs, config, limits.target, device)
         self.edges: list[Edge] = []
-        self._first_call: Any = None  # an event behind it; torch's stubs do not type events
         self.aborts = 0
 
     def memory(self) -> list[tuple[str, int]]:
@@ -171,9 +148,9 @@ class NativePath:
         if self._renew_due:
             self._start_anew()
         if launch(source, target, tag, self._followed()):
-            raise self._failure()
-        if not self._settled:
-            self._settle_behind_a_call()
+            raise self._failure(read_records(self._slabs))
+        if not self.patience.settled:
+            self.patience.settle_behind_a_call()
 
     def check(self) -> None:
         """Raise what ended this generation on any rank, if anything has.
@@ -182,48 +159,19 @@ class NativePath:
         other may use that step's values. A refusal alone is no abort: it may be of a call that this
         rank has yet to make, and is told there.
         """
-        if self._settled and not self._renew_due and self._quiet():
+        if self.patience.settled and not self._renew_due and self._quiet():
             # All that most steps pay for. Between two of them the engine's own work puts this code
             # and its objects out of the caches, and every function more is felt (bench/NOTES.md,
             # entry 45).
             return
-        aborted = self._aborted()
+        records = read_records(self._slabs)
+        aborted = self._aborted(records)
         if self._renew_due and not aborted:
             self._raise_if_drained()
             return
-        if aborted or self._rank.state():
-            raise self._failure()
-        if not self._settled and self._calls:
-            self.settle()
-
-    @contextlib.contextmanager
-    def patience(self) -> Iterator[None]:
-        """Within, ranks may be far apart: the deadline is `Config.patient_ms`."""
-        self._patient += 1
-        self.be_patient()
-        try:
-            yield
-        finally:
-            self._patient -= 1
-
-    def be_patient(self) -> None:
-        """From here until the next eager call has ended, the deadline is `Config.patient_ms`."""
-        # In this order: whoever settles meanwhile leaves either his deadline or "not settled".
-        self._slabs.set_deadline(self._config.patient_ms)
-        self._settled, self._first_call = False, None
-
-    def settle(self) -> None:
-        """The ranks are together: from here on the deadline is `Config.timeout_ms`, except within
-        `patience()`. Engines say so in every step."""
-        if self._patient or self._settled:
-            return
-        self._settled, self._first_call = True, None
-        self._slabs.set_deadline(self._config.timeout_ms)
-
-    def prove(self) -> None:
-        """From here on the deadline is that of the live checks, `Config.proof_ms`."""
-        self._settled = True
-        self._slabs.set_deadline(self._config.proof_ms)
+        if aborted or records[self._exchange.rank].state:
+            raise self._failure(records)
+        self.patience.settle_behind_a_check()
 
     def ping_pong(self, rounds: int, seed: int) -> list[Edge]:
         """Prove the edges to and from all peers by `rounds` messages; every rank must call it."""
@@ -260,25 +208,24 @@ class NativePath:
             BackendUnavailable: some rank could not; the native path is then of no more use.
         """
         if self._slabs.ended()[1]:
-            raise self._failure()
+            raise self._failure(read_records(self._slabs))
         self._generation += 1
         self._step(Stage.DRAINED, self._drain)
         self._step(Stage.ARMED, self._arm)
         self._renew_due = False
-        self._calls, self._first_call = 0, None  # a refused call settles nothing
+        self.patience.forget_calls()
         logger.info("rank %d: generation %d", self._exchange.rank, self._generation)
 
     def _start_anew(self) -> None:
         """After a refusal. What else went wrong on any rank needs `recover()`, and comes first."""
-        if self._aborted():
-            raise self._failure()
+        records = read_records(self._slabs)
+        if self._aborted(records):
+            raise self._failure(records)
         self.renew()
 
-    def _aborted(self) -> bool:
+    def _aborted(self, records: list[Record]) -> bool:
         """Whether any rank ended a call for another reason than a refusal, or has died."""
-        if {stop_of(record.state) for record in self._records()} - {Stop.NONE, *_OF_A_REFUSAL}:
-            return True
-        return bool(self._slabs.ended()[1])
+        return tell_of_an_abort(records) or bool(self._slabs.ended()[1])
 
     def capacity(self, algorithm: AlgorithmName) -> int:
         """The largest message, in bytes, that goes through the mailboxes at once; longer ones go in
@@ -308,12 +255,12 @@ class NativePath:
         """
         if self._slabs.inherited:
             return
-        longest = self._config.timeout_ms if self._settled else self._config.patient_ms
         ended = bool(self._slabs.ended()[1])  # then ours have ended too
-        if self._idle(_MARGIN_SECONDS + (0 if ended else longest / 1e3)):
+        idle = self._idle(_MARGIN_SECONDS + (0 if ended else self.patience.deadline_ms / 1e3))
+        if idle is Idle.YES:
             self._slabs.close()
             return
-        if self._waits:
+        if idle is Idle.NOT_YET:
             self._slabs.leave()
             what = "its GPU is still at work: the slab is let go of when that ends, if it does"
         else:
@@ -321,12 +268,12 @@ class NativePath:
             what = "there was no thread to wait for its GPU: the slab stays until this process ends"
         logger.warning("rank %d: %s", self._exchange.rank, what)
 
-    def _failure(self) -> PyallreduceError:
-        records, death = self._cause()
-        origin = {stop_of(r.state) for r in records}
+    def _failure(self, seen: list[Record]) -> PyallreduceError:
+        """The error for what ended this generation; `seen` is what was read when it was found."""
+        records, death = find_cause(self._slabs, seen)
         error = error_from(self._exchange.rank, records, death)
         # A refusal harms nobody: all ranks start anew at their next call. An abort needs recover().
-        self._renew_due = Stop.REFUSED in origin and origin <= {Stop.NONE, *_OF_A_REFUSAL}
+        self._renew_due = tell_of_a_refusal_alone(records)
         self._drained = self._own_record().drained
         self.aborts += 1
         return error
@@ -356,43 +303,7 @@ class NativePath:
         self.agree(stage, attempt())
 
     def _own_record(self) -> Record:
-        return self._records()[self._exchange.rank]
-
-    def _records(self) -> list[Record]:
-        record_at = _native.load().Record.at
-        return [record_at(page) for page in self._slabs.record_pages()]
-
-    def _cause(self) -> tuple[list[Record], tuple[int, str]]:
-        """Every rank's record, and who died, where that is what ended the generation.
-
-        A peer's stop word may be here before its record says why it was raised, and a peer's
-        watchdog may have been faster than ours: look again until something names a cause.
-        """
-        deadline = time.monotonic() + _WATCHDOG_SECONDS
-        while True:
-            records = self._records()
-            if not {stop_of(r.state) for r in records} <= {Stop.NONE, Stop.PEER, Stop.HOST}:
-                return records, (-1, "")
-            death = self._slabs.ended()
-            if death[1] or time.monotonic() > deadline:
-                return records, death
-            time.sleep(0.001)
-
-    def _settle_behind_a_call(self) -> None:
-        """Once an eager call has ended, the ranks are together."""
-        self._calls += 1
-        if self.limits.target == "host":
-            self.settle()
-            return
-        if arrays.is_capturing(self._device):
-            return
-        first = self._first_call  # another thread, which checks a step, may settle meanwhile
-        if first is None:
-            first = torch.cuda.Event()  # type: ignore[no-untyped-call]
-            first.record(torch.cuda.current_stream(self._device))
-            self._first_call = first
-        elif first.query():
-            self.settle()
+        return read_records(self._slabs)[self._exchange.rank]
 
     def _drain(self) -> None:
         """Ours have been told to end. Others' work has half of the time that the peers wait.
@@ -401,50 +312,18 @@ class NativePath:
             RuntimeError: the device is still at work.
         """
         longest = self._config.exchange_timeout_ms / 2e3
-        if not self._idle(longest):
+        if self._idle(longest) is not Idle.YES:
             message = f"rank {self._exchange.rank}: its GPU is still at work after {longest:g} s"
             raise RuntimeError(message)
 
-    def _idle(self, seconds: float) -> bool:
-        """Whether all work of the device ends within so many seconds.
-
-        CUDA has no wait with a deadline, and frees no memory without waiting. A thread waits; one
-        that is left behind keeps this object, and all memory with it, until the work has ended.
-        """
+    def _idle(self, seconds: float) -> Idle:
+        """Whether the device's work ends within so many seconds; until then this object stays."""
         if self.limits.target == "host":
-            return True
-        self._waits = False
-        waiting = threading.Thread(target=self._wait_idle, name="pyallreduce-idle", daemon=True)
-        try:
-            waiting.start()
-        except RuntimeError as error:
-            # The interpreter ends: from Python 3.12 on it starts no new thread. Or this process has
-            # as many as it may have, and nobody can wait.
-            return "shutdown" in str(error) and self._synchronized()
-        self._waits = True
-        waiting.join(seconds)
-        return not waiting.is_alive()
-
-    def _wait_idle(self) -> None:
-        while not self._synchronized():
-            time.sleep(_ASK_AGAIN_SECONDS)
-
-    def _synchronized(self) -> bool:
-        """Waits for the device. False where CUDA does not, since another thread captures."""
-        try:
-            torch.cuda.synchronize(self._device)
-        except RuntimeError as error:
-            if "captur" in str(error):
-                return False
-            # The context is gone, and its work with it.
-            logger.warning("rank %d: %s", self._exchange.rank, error)
-        return True
+            return Idle.YES
+        return wait_idle(self._device, seconds, kept=self)
 
     def _arm(self) -> None:
-        # A refusal ends no patience: the ranks are as far apart as before it.
-        patient = self._patient or not self._settled
-        deadline_ms = self._config.patient_ms if patient else self._config.timeout_ms
-        self._slabs.arm(self._generation, deadline_ms)
+        self._slabs.arm(self._generation, self.patience.deadline_ms)
 
     def _followed(self) -> int:
         stream = self._current_stream(self._device)
@@ -456,7 +335,7 @@ class NativePath:
         """Order a new stream behind the last one: one communicator runs one call at a time."""
         before, self._stream = self._stream, stream
         if arrays.is_capturing(self._device):
-            self.be_patient()
+            self.patience.begin()
             return  # what a graph follows is known at its replay: the owner word guards that
         if before is not None:
             arrays.wait_for(stream, before, self._device)

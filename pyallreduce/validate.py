@@ -14,8 +14,9 @@ from dataclasses import dataclass
 
 import torch
 
+from pyallreduce.edge import Edge
 from pyallreduce.errors import AllReduceAborted, CallMismatch
-from pyallreduce.native import Edge, NativePath
+from pyallreduce.native import NativePath
 from pyallreduce.policy import ALGORITHMS, Plan
 from pyallreduce.reasons import Code, Reason
 from pyallreduce.verdicts import unforeseen
@@ -31,7 +32,7 @@ _SOUND, _SILENT = 1, 2  # csrc/protocol/slab.h, enum EdgeState
 
 def edges(native: NativePath, rank: int, nonce: bytes) -> Reason:
     """OK, or the broken edge that this rank knows most about. Every rank of the group must call."""
-    native.prove()
+    native.patience.prove()
     try:
         found = native.ping_pong(_ROUNDS, int.from_bytes(nonce[:4], "little"))
     except Exception as error:
@@ -70,7 +71,7 @@ class _Case:
 
 def first_calls(native: NativePath, rank: int, device: torch.device) -> Reason:
     """OK, or why this rank vetoes the native path. Every rank of the group must call it."""
-    native.prove()
+    native.patience.prove()
     try:
         cases = [
             _case(native.limits.world, rank, device, turn, *launch)
@@ -107,7 +108,7 @@ def _replay(native: NativePath, cases: list[_Case], stream: torch.cuda.Stream) -
     with torch.cuda.graph(graph, stream=stream, capture_error_mode="thread_local"):
         for case in cases:
             _call(native, case)
-    native.prove()  # the capture asked for patience
+    native.patience.prove()  # the capture asked for patience
     for case in cases:
         case.x.neg_()
         case.expected.neg_()

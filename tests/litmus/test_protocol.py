@@ -275,7 +275,7 @@ def test_a_record_read_without_acquire_may_be_torn() -> None:
 
 def test_a_stop_word_says_nothing_of_the_record() -> None:
     """It is relaxed, behind the release: q may stop, and its host look at p's record, before that
-    is written. So native.py looks again until a record names a cause."""
+    is written. So records.py looks again until a record names a cause."""
     litmus = Litmus()
     p, q, host = litmus.thread(P), litmus.thread(Q), litmus.host()
     run(p, "st_release_sys", "state of p", 1)

@@ -146,10 +146,18 @@ PYTHON = [
     ),
     Mutant(
         "a cause that is not written yet is not waited for",
-        "pyallreduce/native.py",
+        "pyallreduce/records.py",
         "if death[1] or time.monotonic() > deadline:",
         "if death[1] or time.monotonic() < deadline:",
         "tests/unit/test_native.py::test_a_cause_that_comes_late_is_told",
+    ),
+    Mutant(
+        "the next generation's records are taken for those of a failure",
+        "pyallreduce/records.py",
+        "seen = now if any(record.state for record in now) else seen",
+        "seen = now",
+        "tests/unit/test_native.py::"
+        "test_an_abort_is_told_though_another_thread_has_recovered_since",
     ),
     Mutant(
         "a rank that is missed is not the one that is named",

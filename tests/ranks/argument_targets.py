@@ -122,6 +122,7 @@ def plain_calls(context: Context, _options: dict[str, Any]) -> dict[str, list[bo
         "beside": {"out": wide[96:]},
         "one_shot": {"out": "x", "algorithm": "one_shot"},
         "two_shot": {"out": torch.zeros(96), "algorithm": "two_shot"},
+        "auto": {"algorithm": "auto"},
         "tag": {"tag": 7},
     }
     seen = {}

@@ -4,17 +4,15 @@
 
 from __future__ import annotations
 
-import threading
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import pytest
-import torch
 
-from pyallreduce.config import Config
 from pyallreduce.errors import AllReduceAborted, CallRefused
-from pyallreduce.failure import Stop
+from pyallreduce.failure import Stop, error_from
 from pyallreduce.native import NativePath
 from pyallreduce.reasons import Code
 
@@ -38,71 +36,65 @@ def record(stop: Stop, code: Code = Code.OK) -> Any:
     )
 
 
-class Records:
-    """What every look at the records of two ranks gives; the last one stays."""
+@pytest.fixture(name="native")
+def make_native(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A rank 0 of two, and what every look at the records gives; the last one stays."""
 
-    def __init__(self, *looks: list[Any]) -> None:
-        self.looks = list(looks)
+    def make(*looks: list[Any]) -> Any:
+        left = list(looks)
+        read = lambda _slabs: left.pop(0) if len(left) > 1 else left[0]  # noqa: E731
+        monkeypatch.setattr("pyallreduce.native.read_records", read)
+        monkeypatch.setattr("pyallreduce.records.read_records", read)
+        path: Any = object.__new__(NativePath)
+        path._exchange, path._rank = SimpleNamespace(rank=0), mock.Mock()
+        path._slabs = SimpleNamespace(ended=lambda: (-1, ""))
+        path.patience, path._quiet = mock.Mock(settled=True), lambda: False
+        path._renew_due, path._generation, path.aborts = False, 1, 0
+        return path
 
-    def __call__(self) -> list[Any]:
-        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
-
-
-def native(records: Records) -> Any:
-    path: Any = object.__new__(NativePath)
-    path._exchange = SimpleNamespace(rank=0)
-    path._slabs = SimpleNamespace(ended=lambda: (-1, ""))
-    path._renew_due = False
-    path.aborts = 0
-    path._records = records
-    return path
+    return make
 
 
-def test_a_cause_that_comes_late_is_told() -> None:
+def test_a_cause_that_comes_late_is_told(native: Callable[..., Any]) -> None:
     """Rank 0 was stopped by rank 1, whose record is still on its way."""
     early = [record(Stop.PEER), record(Stop.NONE)]
     late = [record(Stop.PEER), record(Stop.REFUSED, Code.STAGE_FAILED)]
-    path = native(Records(early, early, late))
-    assert isinstance(path._failure(), CallRefused)
+    path = native(early, late)
+    assert isinstance(path._failure(early), CallRefused)
     assert path._renew_due, "this rank would not join its peers' new generation"
 
 
-def test_a_cause_that_never_comes_is_not_waited_for_long() -> None:
-    path = native(Records([record(Stop.PEER), record(Stop.NONE)]))
-    assert isinstance(path._failure(), AllReduceAborted)
+def test_a_cause_that_never_comes_is_not_waited_for_long(native: Callable[..., Any]) -> None:
+    seen = [record(Stop.PEER), record(Stop.NONE)]
+    path = native(seen)
+    assert isinstance(path._failure(seen), AllReduceAborted)
     assert not path._renew_due
 
 
-@pytest.mark.parametrize(
-    ("patient", "settled", "deadline_ms"), [(0, True, 700), (0, False, 7000), (1, True, 7000)]
-)
-def test_a_new_generation_is_as_patient_as_the_last(
-    patient: int, settled: bool, deadline_ms: int
+@pytest.mark.parametrize("state", [Stop.DEADLINE, Stop.PEER])
+def test_an_abort_is_told_though_another_thread_has_recovered_since(
+    native: Callable[..., Any], state: Stop
 ) -> None:
-    path = native(Records([]))
-    path._patient, path._settled, path._generation = patient, settled, 2
-    path._config = Config(timeout_ms=700)
-    path._slabs = mock.Mock()
-    path._arm()
-    path._slabs.arm.assert_called_once_with(2, deadline_ms)
+    """The records of the next generation tell of nothing."""
+    clean = [record(Stop.NONE), record(Stop.NONE)]
+    path = native([record(state), record(Stop.NONE)], clean)
+    with pytest.raises(AllReduceAborted, match="for rank 1") as caught:
+        path.check()
+    assert caught.value.call == 4
 
 
-def test_a_check_settles_though_all_is_quiet() -> None:
-    path = native(Records([record(Stop.NONE)]))
-    path._patient, path._settled, path._calls, path._config = 0, False, 1, Config()
-    path._quiet, path._rank, path._slabs = lambda: True, mock.Mock(), mock.Mock()
-    path._slabs.ended.return_value, path._rank.state.return_value = (-1, ""), 0
+def test_a_check_settles_though_all_is_quiet(native: Callable[..., Any]) -> None:
+    path = native([record(Stop.NONE), record(Stop.NONE)])
+    path.patience.settled, path._quiet = False, lambda: True
     path.check()
-    assert path._settled
+    path.patience.settle_behind_a_check.assert_called_once_with()
 
 
-def test_a_call_of_an_earlier_generation_settles_nothing() -> None:
-    path = native(Records([record(Stop.NONE)]))
-    path._settled, path._calls, path._first_call = False, 1, mock.Mock()
-    path._generation, path._slabs, path._step = 1, mock.Mock(), mock.Mock()
-    path._slabs.ended.return_value = (-1, "")
+def test_a_new_generation_forgets_the_calls_of_the_last(native: Callable[..., Any]) -> None:
+    path = native([record(Stop.NONE), record(Stop.NONE)])
+    path._step = mock.Mock()
     path.renew()
-    assert (path._calls, path._first_call, path._settled) == (0, None, False)
+    path.patience.forget_calls.assert_called_once_with()
 
 
 @pytest.mark.parametrize("death", [(-1, ""), (1, "rank 1 ended")])
@@ -113,35 +105,7 @@ def test_an_error_tells_the_bytes_of_the_call(
     """Not those of its vectors, the last of which may be filled in part."""
     waited = record(Stop.DEADLINE)
     waited.ours = (4, vectors, tail << TAIL_SHIFT, 0)
-    path = native(Records([waited, record(Stop.NONE)]))
-    path._cause = lambda: (path._records(), death)
-    error = path._failure()
+    error = error_from(0, [waited, record(Stop.NONE)], death)
+    assert isinstance(error, AllReduceAborted)
     assert error.nbytes == nbytes
     assert f"{nbytes} bytes" in str(error)
-
-
-def idle(path: Any, *answers: Exception | None) -> bool:
-    """Whether a device is called idle whose synchronisation answers so; each is asked for once."""
-    path.limits = SimpleNamespace(target="cuda")
-    path._device, path._waits = 0, True  # a thread of before
-    with mock.patch.object(torch.cuda, "synchronize", side_effect=answers) as asked:
-        found = path._idle(5.0)
-    assert asked.call_count == len(answers)
-    return bool(found)
-
-
-def test_a_device_in_whose_process_another_thread_captures_is_asked_again() -> None:
-    captures = RuntimeError("CUDA error: operation not permitted when stream is capturing")
-    assert idle(native(Records([])), captures, captures, None)
-
-
-def test_a_device_whose_context_is_gone_is_idle() -> None:
-    assert idle(native(Records([])), RuntimeError("CUDA error: an illegal memory access"))
-
-
-def test_a_device_is_not_called_idle_by_who_has_no_thread_to_wait() -> None:
-    path = native(Records([]))
-    none_left = RuntimeError("can't start new thread")
-    with mock.patch.object(threading.Thread, "start", side_effect=none_left):
-        assert not idle(path)
-    assert not path._waits

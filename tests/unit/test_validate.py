@@ -13,8 +13,8 @@ import pytest
 import torch
 
 from pyallreduce import _C, validate
+from pyallreduce.edge import Edge
 from pyallreduce.errors import AllReduceAborted, CallMismatch
-from pyallreduce.native import Edge
 from pyallreduce.policy import ALGORITHM_NAMES, AlgorithmName, Limits, Plan, plan_for
 from pyallreduce.reasons import Code
 
@@ -34,8 +34,7 @@ class Native:
         self.wrong = wrong
         self.error: Exception | None = None
         self.plans: list[tuple[Plan, int]] = []
-
-    def prove(self) -> None: ...
+        self.patience = mock.Mock()
 
     def plan(self, nbytes: int, algorithm: AlgorithmName) -> Plan:
         return plan_for(nbytes, self.limits, algorithm)
