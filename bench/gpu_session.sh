@@ -94,6 +94,7 @@ for step in $steps; do
       run cost 200 python3 bench/safety_cost.py "$out/safety-cost.json" --bare "${BARE:-${TMPDIR:-/tmp}/bare}" ;;
     drill) run drill 300 python3 bench/fault_drill.py "$out/drill.json" --gpus "$gpus" --ranks "$ranks" ${DRILL:---kills 5 --starts 50} ;;
     eager)
+      [ -n "${compiling:-}" ] && wait "$compiling"
       peers
       # shellcheck disable=SC2086
       run eager 150 "${with_peers[@]}" python3 bench/eager_host.py "$out/eager-host.json" --deadline 140 ${EAGER:-} ;;
