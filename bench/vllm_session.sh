@@ -11,7 +11,7 @@
 # $STEPS chooses of b's steps: story (down by Ctrl-C), kill (by SIGKILL of a worker), graphs (with expandable_segments),
 # lost (an edge drops writes: NCCL in the same start), raises (an error of a worker that vLLM does not hear),
 # compare (with $VLLM, such as VLLM='--layers 80 --backends stock ours'), compiled (vLLM's default mode, ours and stock),
-# sleep (ours alone, through vLLM's sleep mode), paired (ours, stock and NCCL in turn within one start; $PAIRED, such as '--batches 1 16'), paired-compiled (the same in vLLM's default mode).
+# sleep (ours alone, through vLLM's sleep mode), paired (ours, stock and NCCL in turn within one start; $PAIRED, '--paired 32' by default), paired-compiled (the same in vLLM's default mode).
 # $LIMIT is the seconds that they have together, 565 by default. Every step has a deadline, and what it leaves running is ended.
 set -uo pipefail
 out=${OUT:?a folder for the results}
@@ -71,7 +71,7 @@ part_b() {
       compiled)
         step vllm-compiled $((limit - SECONDS)) python3 bench/vllm_gpu.py --deadline 170 --mode compiled --backends ${COMPILED:-stock ours ours stock} ;;
       # shellcheck disable=SC2086
-      paired) step vllm-paired $((limit - SECONDS)) python3 bench/vllm_gpu.py --paired 32 --deadline 400 ${PAIRED:-} ;;
+      paired) step vllm-paired $((limit - SECONDS)) python3 bench/vllm_gpu.py --deadline 400 ${PAIRED:---paired 32} ;;
       paired-compiled)
         step vllm-paired-compiled $((limit - SECONDS)) python3 bench/vllm_gpu.py --paired 16 --deadline 250 --mode compiled ;;
       # shellcheck disable=SC2086
