@@ -65,6 +65,12 @@ def tiny_model(folder: Path, **changes: Any) -> Path:
     return folder
 
 
+def weighted_model(folder: Path) -> Path:
+    """A model of two layers with weights of its own."""
+    random_weights(tiny_model(folder))
+    return folder
+
+
 def random_weights(folder: Path) -> None:
     """Weights for the model in `folder`, which vLLM shares out: each rank has a part of its own.
 

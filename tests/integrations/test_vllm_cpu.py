@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from engines import CPUS, STOCK, release, run
-from processes import random_weights, second_plugin, tiny_model
+from engines import STOCK, release, run
+from processes import second_plugin, weighted_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
 
@@ -24,23 +24,7 @@ def register():
             raise AllReduceAborted("rank 0 waited 60.0 s for rank 1 in call 123")
     Communicator.check = check
 """
-# Found by both ranks of the first of two stages, when they are about to hand over.
-ABORT_OF_A_STAGE = """
-def register():
-    import torch.distributed as dist
-    from pyallreduce import AllReduceAborted, Communicator
-    def check(self, seen=[]):
-        seen.append(1)
-        if len(seen) == 8 and dist.get_rank() < 2:
-            raise AllReduceAborted("rank 0 waited 60.0 s for rank 1 in call 123")
-    Communicator.check = check
-"""
 PER_FORWARD = 5  # the embedding, and two in each of two layers
-
-
-def model(folder: Path) -> Path:
-    random_weights(tiny_model(folder))
-    return folder
 
 
 @pytest.mark.parametrize("mode", ["eager", "compiled"])
@@ -50,7 +34,7 @@ def test_tokens_are_stock_vllms_and_all_come_through_us(
 ) -> None:
     found = release(version)
     options = {
-        "model": str(model(tmp_path / "model")),
+        "model": str(weighted_model(tmp_path / "model")),
         "eager": mode == "eager",
         "tokens": TOKENS,
     }
@@ -86,50 +70,8 @@ def test_an_abort_found_behind_a_step_ends_the_engine_by_name(tmp_path: Path) ->
     found = release("0.32.0")
     environment = found.environment(tmp_path / "cache")
     environment["PYTHONPATH"] += os.pathsep + second_plugin(tmp_path / "fault", ABORT)
-    options = {"model": str(model(tmp_path / "model")), "eager": True, "tokens": TOKENS}
+    options = {"model": str(weighted_model(tmp_path / "model")), "eager": True, "tokens": TOKENS}
     log = tmp_path / "log"
     ended = run(found, "vllm_generate.py", options, log, environment, 280)
     assert set(ended) == {"error"}, "tokens of an aborted step were returned"
     assert "rank 0 waited 60.0 s for rank 1 in call 123" in log.read_text()
-
-
-@pytest.fixture(scope="module")
-def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Two stages of two ranks. Compiled: in eager mode vLLM's CPU build has no pipeline."""
-    found = release("0.32.0")
-    folder = tmp_path_factory.mktemp("pipeline")
-    options = {
-        "model": str(model(folder / "model")),
-        "eager": False,
-        "tokens": TOKENS,
-        "stages": 2,
-    }
-
-    def generate(name: str, plugin: str = "", **extra: str) -> tuple[dict[str, Any], str]:
-        environment = found.environment(folder / "cache", **extra)
-        environment["VLLM_CPU_OMP_THREADS_BIND"] = f"{CPUS}|{CPUS}"
-        if plugin:
-            environment["PYTHONPATH"] += os.pathsep + second_plugin(folder / name, plugin)
-        log = folder / f"{name}.log"
-        result = run(found, "vllm_generate.py", options, log, environment, 280)
-        return result, log.read_text()
-
-    return generate
-
-
-def test_a_pipelines_tokens_are_stock_vllms(pipeline: Any) -> None:
-    (stock, _), (ours, log) = pipeline("stock", **STOCK), pipeline("ours")
-    assert ours["tokens"] == stock["tokens"]
-    assert log.count("pyallreduce carries") == 2, "once a stage"
-    for rank in ours["after"]:
-        assert rank["others"] == 0, "an all-reduce of a stage went round the slot"
-        assert rank["stats"]["calls"] > TOKENS
-        assert (rank["stats"]["fallbacks"], rank["stats"]["aborts"]) == ({}, 0)
-
-
-def test_a_stage_that_finds_an_abort_hands_nothing_over(pipeline: Any) -> None:
-    """Nobody hears its workers: the last stage answers. They end, and the engine with them."""
-    ended, log = pipeline("aborted", ABORT_OF_A_STAGE)
-    assert set(ended) == {"error"}, "tokens of an aborted stage were returned"
-    assert "pyallreduce ends this worker (rank 0)" in log
-    assert "rank 0 waited 60.0 s for rank 1 in call 123" in log
