@@ -11,6 +11,7 @@ from unittest import mock
 import torch
 import torch.distributed as dist
 from communicator_targets import communicator, outcome, works
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pyallreduce import Communicator, arguments
 from pyallreduce.worker import Context
@@ -66,7 +67,15 @@ def bad_calls(comm: Communicator) -> dict[str, Callable[[], object]]:
         "foreign with out": lambda: comm.all_reduce(Foreign(), out=Foreign()),
         "zeros": lambda: comm.all_reduce(torch._efficientzerotensor((64,))),
         "vmap": lambda: torch.func.vmap(comm.all_reduce)(torch.ones(2, 32)),
+        "fake": lambda: faked(lambda: comm.all_reduce(good)),
+        "fake copy": lambda: faked(lambda: comm.all_reduce(base[1:65], out=good)),
     }
+
+
+def faked(call: Callable[[], object]) -> object:
+    """Of a real tensor, where new ones have no memory."""
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        return call()
 
 
 def refuse_on_one(context: Context, options: dict[str, Any]) -> dict[str, Any]:
