@@ -46,10 +46,7 @@ def complaint(
     if not _is_tag(tag):
         return Code.OP, f"tag={tag!r}: expected an integer from 0 to 2^31 - 1"
     if not arrays.has_memory(torch.empty(1)):
-        return (
-            Code.DTYPE,
-            "new tensors have no memory here: make the call outside of FakeTensorMode",
-        )
+        return Code.DTYPE, "new tensors have no memory here: call it outside of FakeTensorMode"
     if out is None:
         return None
     return (None if out is x else _of_output(x, out)) or _of_target(out)
