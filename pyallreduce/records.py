@@ -48,8 +48,8 @@ def find_cause(slabs: Slabs, seen: list[Record]) -> tuple[list[Record], tuple[in
 
     A peer's stop word may be here before its record says why it was raised, and a peer's watchdog
     may have been faster than ours: look again until something names a cause. `seen` is what was
-    read when the failure was found: another thread may have begun the next generation since, whose
-    records tell of nothing.
+    read when the failure was found. A state stays until the next generation begins: where one has
+    changed, another thread has recovered meanwhile, and the rest of the records tell of nothing.
     """
     deadline = time.monotonic() + _WATCHDOG_SECONDS
     while True:
@@ -60,7 +60,9 @@ def find_cause(slabs: Slabs, seen: list[Record]) -> tuple[list[Record], tuple[in
             return seen, death
         time.sleep(0.001)
         now = read_records(slabs)
-        seen = now if any(record.state for record in now) else seen
+        if any(was.state not in (0, is_.state) for was, is_ in zip(seen, now, strict=True)):
+            return seen, death
+        seen = now
 
 
 def _stops(records: Sequence[Record]) -> set[Stop]:

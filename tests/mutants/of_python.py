@@ -154,8 +154,8 @@ PYTHON = [
     Mutant(
         "the next generation's records are taken for those of a failure",
         "pyallreduce/records.py",
-        "seen = now if any(record.state for record in now) else seen",
-        "seen = now",
+        "if any(was.state not in (0, is_.state) for",
+        "if all(was.state not in (0, is_.state) for",
         "tests/unit/test_native.py::"
         "test_an_abort_is_told_though_another_thread_has_recovered_since",
     ),

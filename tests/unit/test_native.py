@@ -28,10 +28,10 @@ def record(stop: Stop, code: Code = Code.OK) -> Any:
         block=0,
         phase=1,
         algorithm=1,
-        epoch=4,
+        epoch=4 if stop else 0,
         waited_ms=0,
         drained=0,
-        ours=(4, 1, 0, 0),
+        ours=(4, 1, 0, 0) if stop else (0, 0, 0, 0),
         theirs=theirs,
     )
 
@@ -72,12 +72,13 @@ def test_a_cause_that_never_comes_is_not_waited_for_long(native: Callable[..., A
 
 
 @pytest.mark.parametrize("state", [Stop.DEADLINE, Stop.PEER])
+@pytest.mark.parametrize("peer", [Stop.NONE, Stop.PEER])
 def test_an_abort_is_told_though_another_thread_has_recovered_since(
-    native: Callable[..., Any], state: Stop
+    native: Callable[..., Any], state: Stop, peer: Stop
 ) -> None:
-    """The records of the next generation tell of nothing."""
-    clean = [record(Stop.NONE), record(Stop.NONE)]
-    path = native([record(state), record(Stop.NONE)], clean)
+    """Records of the next generation tell of nothing, and a peer's may still be of this one."""
+    begun = [record(Stop.NONE), record(peer)]
+    path = native([record(state), record(peer)], begun)
     with pytest.raises(AllReduceAborted, match="for rank 1") as caught:
         path.check()
     assert caught.value.call == 4
