@@ -45,7 +45,7 @@ def complaint(
         return Code.OP, f"algorithm={algorithm!r}: expected auto, one_shot or two_shot"
     if not _is_tag(tag):
         return Code.OP, f"tag={tag!r}: expected an integer from 0 to 2^31 - 1"
-    if not arrays.has_memory(torch.empty(1)):
+    if not arrays.has_memory(torch.empty(1, device="cpu")):
         return Code.DTYPE, "new tensors have no memory here: call it outside of FakeTensorMode"
     if out is None:
         return None

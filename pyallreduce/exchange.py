@@ -100,12 +100,9 @@ class Exchange:
         if self._failure is not None:
             raise self._failure.copy()
         since = time.monotonic()
-        mine = torch.frombuffer(bytearray(frame), dtype=torch.uint8)
-        # On the CPU, whatever the program's default device is.
-        everybody = [
-            torch.empty(FRAME_BYTES, dtype=torch.uint8, device="cpu") for _ in range(self.world)
-        ]
-        everybody[self.rank].copy_(mine)
+        mine = bytearray(frame)
+        everybody = [bytearray(FRAME_BYTES) for _ in range(self.world)]
+        everybody[self.rank][:] = mine
         transfers = _Transfers(self, mine, everybody, since)
         # Also when a peer is lost: the others are to hear from this rank, and blame that one.
         for peer, work in transfers.started(self._timeout_s):
@@ -118,7 +115,7 @@ class Exchange:
             first = transfers.lost[0]  # what follows it may be its consequence
             self._failure = self._failed(f"exchange `{step}`", first)
             raise self._failure.copy() from first.error
-        return [t.numpy().tobytes() for t in everybody]
+        return [bytes(buffer) for buffer in everybody]
 
     def start(self, call: Callable[..., Any], tensor: torch.Tensor, peer: int) -> Any:
         """One transfer with a peer, under way: `call` is dist.isend or dist.irecv."""
@@ -162,7 +159,7 @@ class _Transfers:
     """One step's frames to and from all peers; `lost` are the peers missed, the first one first."""
 
     def __init__(
-        self, exchange: Exchange, mine: torch.Tensor, everybody: list[torch.Tensor], since: float
+        self, exchange: Exchange, mine: bytearray, everybody: list[bytearray], since: float
     ) -> None:
         self.lost: list[_Loss] = []
         self._exchange = exchange
@@ -179,7 +176,8 @@ class _Transfers:
         """The peers and the transfers with them that are under way.
 
         In a thread: where gloo connects when it is first used (TORCH_GLOO_LAZY_INIT), starting one
-        waits for the peer, as long as the group's own timeout allows.
+        waits for the peer, as long as the group's own timeout allows. And a mode of the caller's
+        that makes tensors without memory (FakeTensorMode) is its thread's alone.
         """
         thread = threading.Thread(target=self._start, name="pyallreduce-exchange", daemon=True)
         try:
@@ -197,8 +195,9 @@ class _Transfers:
             if peer == self._exchange.rank:
                 continue
             self._peer = peer
-            for call, tensor in ((dist.irecv, self._everybody[peer]), (dist.isend, self._mine)):
+            for call, buffer in ((dist.irecv, self._everybody[peer]), (dist.isend, self._mine)):
                 try:
+                    tensor = torch.frombuffer(buffer, dtype=torch.uint8)
                     self._works.append((peer, self._exchange.start(call, tensor, peer)))
                 except RuntimeError as error:
                     self.lose(peer, error)

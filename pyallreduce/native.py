@@ -31,6 +31,7 @@ from pyallreduce.records import (
     read_records,
     tell_of_a_refusal_alone,
     tell_of_an_abort,
+    tell_of_generation,
 )
 from pyallreduce.verdicts import Stage, joint_verdict, unforeseen
 
@@ -273,7 +274,9 @@ class NativePath:
         records, death = find_cause(self._slabs, seen)
         error = error_from(self._exchange.rank, records, death)
         # A refusal harms nobody: all ranks start anew at their next call. An abort needs recover().
-        self._renew_due = tell_of_a_refusal_alone(records)
+        # Where another thread has begun the next generation since, there is nothing to start.
+        if death[1] or tell_of_generation(records, self._generation):
+            self._renew_due = not death[1] and tell_of_a_refusal_alone(records)
         self._drained = self._own_record().drained
         self.aborts += 1
         return error

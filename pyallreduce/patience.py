@@ -97,6 +97,7 @@ class Patience:
 
     @property
     def deadline_ms(self) -> int:
-        """The deadline of now; a refusal ends no patience: the ranks are as far apart as before."""
+        """What a new generation begins with, and the longest that a call of now may wait. A refusal
+        ends no patience: the ranks are as far apart as before."""
         patient = self._asked or not self.settled
         return self._config.patient_ms if patient else self._config.timeout_ms

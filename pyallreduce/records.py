@@ -15,10 +15,17 @@ if TYPE_CHECKING:
     from pyallreduce._C import Record
     from pyallreduce.slab import Slabs
 
-__all__ = ["find_cause", "read_records", "tell_of_a_refusal_alone", "tell_of_an_abort"]
+__all__ = [
+    "find_cause",
+    "read_records",
+    "tell_of_a_refusal_alone",
+    "tell_of_an_abort",
+    "tell_of_generation",
+]
 
 _OF_A_REFUSAL = {Stop.NONE, Stop.REFUSED, Stop.PEER}
 _NAME_NO_CAUSE = {Stop.NONE, Stop.PEER, Stop.HOST}
+_GENERATION_MASK = 0xFFFFFF  # csrc/protocol/slab.h: a stop word is generation << 8 | reason
 _WATCHDOG_SECONDS = 0.1  # ten of its looks
 
 
@@ -43,6 +50,13 @@ def tell_of_a_refusal_alone(records: Sequence[Record]) -> bool:
     return Stop.REFUSED in stops and stops <= _OF_A_REFUSAL
 
 
+def tell_of_generation(records: Sequence[Record], generation: int) -> bool:
+    """Whether any call of this generation was ended: a state word has its number."""
+    return any(
+        record.state and record.state >> 8 == generation & _GENERATION_MASK for record in records
+    )
+
+
 def find_cause(slabs: Slabs, seen: list[Record]) -> tuple[list[Record], tuple[int, str]]:
     """Records that say what ended the generation, and who died, where that did; else (-1, "").
 
@@ -53,10 +67,11 @@ def find_cause(slabs: Slabs, seen: list[Record]) -> tuple[list[Record], tuple[in
     """
     deadline = time.monotonic() + _WATCHDOG_SECONDS
     while True:
-        if not _stops(seen) <= _NAME_NO_CAUSE:
+        stops = _stops(seen)
+        if not stops <= _NAME_NO_CAUSE | {Stop.REFUSED}:
             return seen, (-1, "")
-        death = slabs.ended()
-        if death[1] or time.monotonic() > deadline:
+        death = slabs.ended()  # behind a refusal, too: nobody starts anew with a dead rank
+        if death[1] or Stop.REFUSED in stops or time.monotonic() > deadline:
             return seen, death
         time.sleep(0.001)
         now = read_records(slabs)

@@ -147,9 +147,16 @@ PYTHON = [
     Mutant(
         "a cause that is not written yet is not waited for",
         "pyallreduce/records.py",
-        "if death[1] or time.monotonic() > deadline:",
-        "if death[1] or time.monotonic() < deadline:",
+        "Stop.REFUSED in stops or time.monotonic() > deadline:",
+        "Stop.REFUSED in stops or time.monotonic() < deadline:",
         "tests/unit/test_native.py::test_a_cause_that_comes_late_is_told",
+    ),
+    Mutant(
+        "an old refusal makes a rank start anew by itself",
+        "pyallreduce/native.py",
+        "if death[1] or tell_of_generation(records, self._generation):",
+        "if death[1] or records:",
+        "tests/unit/test_native.py::test_an_old_refusal_that_is_told_late_starts_nothing",
     ),
     Mutant(
         "the next generation's records are taken for those of a failure",

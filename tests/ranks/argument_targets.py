@@ -78,6 +78,19 @@ def faked(call: Callable[[], object]) -> object:
         return call()
 
 
+def refuse_twice(context: Context, _options: dict[str, Any]) -> list[Any]:
+    """Rank 1 refuses two calls behind each other where new tensors have no memory: the second one
+    starts a generation there."""
+    x = torch.ones(64)
+    with communicator(context) as comm:
+
+        def call() -> object:
+            return comm.all_reduce(x)
+
+        told = [outcome(lambda: faked(call) if context.rank else call())[0] for _ in range(2)]
+        return [*told, works(comm)]
+
+
 def refuse_on_one(context: Context, options: dict[str, Any]) -> dict[str, Any]:
     with communicator(context) as comm:
         seen = {}

@@ -36,6 +36,11 @@ def test_a_refusal_reaches_every_rank_and_all_go_on(who: int) -> None:
                 assert f"rank {who} refused" in text, name
 
 
+def test_a_second_refusal_where_tensors_have_no_memory_harms_nobody() -> None:
+    told = [["CallRefused", "CallRefused", True], ["InvalidCall", "InvalidCall", True]]
+    assert run("argument_targets:refuse_twice", 2) == told
+
+
 def test_replays_behind_a_refusal_drain() -> None:
     for rank, (told, drained, _) in enumerate(run("argument_targets:replay_after_refusal", 2)):
         assert told == ("InvalidCall" if rank == 1 else "CallRefused")

@@ -5,11 +5,16 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from unittest import mock
 
 import torch
 
 from pyallreduce.idle import Idle, wait_idle
+
+
+class Slabs:
+    """What the device may still work in."""
 
 
 def found(*answers: Exception | None) -> Idle:
@@ -30,9 +35,12 @@ def test_a_device_whose_context_is_gone_is_idle() -> None:
 
 
 def test_a_device_that_works_on_is_not_waited_for_longer() -> None:
-    ends = threading.Event()
+    ends, slabs = threading.Event(), Slabs()
+    alive = weakref.ref(slabs)
     with mock.patch.object(torch.cuda, "synchronize", side_effect=lambda _: ends.wait(30)):
-        assert wait_idle(0, 0.01, kept=None) is Idle.NOT_YET
+        assert wait_idle(0, 0.01, kept=slabs) is Idle.NOT_YET
+        del slabs
+        assert alive() is not None, "memory that the device still works in was let go of"
         ends.set()
 
 

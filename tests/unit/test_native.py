@@ -24,7 +24,7 @@ def record(stop: Stop, code: Code = Code.OK) -> Any:
     theirs = (0, 0, REFUSED_SHAPE, list(Code).index(code))
     return SimpleNamespace(
         state=1 << 8 | stop if stop else 0,
-        peer=1,
+        peer=1 if stop else 0,
         block=0,
         phase=1,
         algorithm=1,
@@ -93,9 +93,31 @@ def test_a_check_settles_though_all_is_quiet(native: Callable[..., Any]) -> None
 
 def test_a_new_generation_forgets_the_calls_of_the_last(native: Callable[..., Any]) -> None:
     path = native([record(Stop.NONE), record(Stop.NONE)])
-    path._step = mock.Mock()
+    path._step, path._slabs.arm, path.patience.deadline_ms = mock.Mock(), mock.Mock(), 700
     path.renew()
+    path._arm()
     path.patience.forget_calls.assert_called_once_with()
+    path._slabs.arm.assert_called_once_with(2, 700)
+
+
+def test_an_old_refusal_that_is_told_late_starts_nothing(native: Callable[..., Any]) -> None:
+    """Another thread has started anew since; this rank would wait for its peers to do so again."""
+    refused = [record(Stop.REFUSED, Code.STAGE_FAILED), record(Stop.PEER)]
+    path = native(refused)
+    path._generation = 2
+    assert isinstance(path._failure(refused), CallRefused)
+    assert not path._renew_due
+
+
+def test_a_death_behind_a_refusal_is_told(native: Callable[..., Any]) -> None:
+    """Or a program that repeats a refused call would hear of that refusal for ever."""
+    refused = [record(Stop.PEER), record(Stop.REFUSED, Code.STAGE_FAILED)]
+    path = native(refused)
+    path._slabs.ended = lambda: (1, "rank 1 died")
+    error = path._failure(refused)
+    assert isinstance(error, AllReduceAborted)
+    assert "rank 1 died" in str(error)
+    assert not path._renew_due
 
 
 @pytest.mark.parametrize("death", [(-1, ""), (1, "rank 1 ended")])

@@ -52,6 +52,14 @@ def test_a_check_without_a_call_settles_nothing() -> None:
     assert not ranks.settled
 
 
+def test_what_is_behind_an_earlier_generations_call_is_forgotten() -> None:
+    """On a GPU that is an event, which the new generation's first launch would ask."""
+    ranks, _ = patience()
+    ranks._first_call = mock.Mock()
+    ranks.forget_calls()
+    assert ranks._first_call is None
+
+
 def test_a_call_of_an_earlier_generation_settles_nothing() -> None:
     ranks, _ = patience()
     with ranks.within():
