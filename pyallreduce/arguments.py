@@ -30,23 +30,23 @@ def complaint(
     """Why `Communicator.all_reduce` on `device` refuses these arguments; None if it takes them."""
     if not isinstance(x, torch.Tensor):
         accepted = "a torch tensor or an array with __cuda_array_interface__"
-        return Code.DTYPE, f"{type(x).__name__}: expected {accepted}"
+        return Code.ARGUMENT, f"{type(x).__name__}: expected {accepted}"
     if x.layout is not torch.strided:
-        return Code.DTYPE, f"a tensor of layout {x.layout}: expected a dense (strided) one"
+        return Code.ARGUMENT, f"a tensor of layout {x.layout}: expected a dense (strided) one"
     if x.device != device:
         return Code.DEVICE, f"a tensor on {x.device}: this communicator is on {device}"
     if not arrays.has_memory(x):
-        return Code.DTYPE, f"x, a {type(x).__name__}, {_NO_MEMORY}"
+        return Code.ARGUMENT, f"x, a {type(x).__name__}, {_NO_MEMORY}"
     if x.requires_grad and torch.is_grad_enabled():
         return Code.AUTOGRAD, "a tensor that requires grad: pass x.detach(), or use no_grad"
     if not isinstance(op, str) or op not in OPERATIONS:
         return Code.OP, f"op={op!r}: expected one of {', '.join(OPERATIONS)}"
     if algorithm not in _ALGORITHMS:
-        return Code.OP, f"algorithm={algorithm!r}: expected auto, one_shot or two_shot"
+        return Code.ARGUMENT, f"algorithm={algorithm!r}: expected auto, one_shot or two_shot"
     if not _is_tag(tag):
-        return Code.OP, f"tag={tag!r}: expected an integer from 0 to 2^31 - 1"
+        return Code.ARGUMENT, f"tag={tag!r}: expected an integer from 0 to 2^31 - 1"
     if not arrays.has_memory(torch.empty(1, device="cpu")):
-        return Code.DTYPE, "new tensors have no memory here: call it outside of FakeTensorMode"
+        return Code.ARGUMENT, "new tensors have no memory here: call it outside of FakeTensorMode"
     if out is None:
         return None
     return (None if out is x else _of_output(x, out)) or _of_target(out)
@@ -71,15 +71,15 @@ def _is_tag(tag: Any) -> bool:
 
 def _of_output(x: torch.Tensor, out: Any) -> Complaint | None:
     if not isinstance(out, torch.Tensor):
-        return Code.DTYPE, f"out is a {type(out).__name__}: expected a torch tensor"
+        return Code.ARGUMENT, f"out is a {type(out).__name__}: expected a torch tensor"
     given = (tuple(out.shape), out.dtype, out.device, out.layout)
     wanted = (tuple(x.shape), x.dtype, x.device, x.layout)
     if given != wanted:
-        return Code.DTYPE, f"out is {given}: expected {wanted}, as x"
+        return Code.ARGUMENT, f"out is {given}: expected {wanted}, as x"
     if not arrays.has_memory(out):
-        return Code.DTYPE, f"out, a {type(out).__name__}, {_NO_MEMORY}"
+        return Code.ARGUMENT, f"out, a {type(out).__name__}, {_NO_MEMORY}"
     if arrays.overlap_in_part(x, out):
-        return Code.DTYPE, "out overlaps x in part: pass x itself, or memory apart from it"
+        return Code.ARGUMENT, "out overlaps x in part: pass x itself, or memory apart from it"
     return None
 
 
@@ -87,7 +87,7 @@ def _of_target(out: torch.Tensor) -> Complaint | None:
     if out.requires_grad and torch.is_grad_enabled():
         return Code.AUTOGRAD, "out requires grad: pass out.detach(), or use no_grad"
     if arrays.overlaps_itself(out):
-        return Code.DTYPE, "out has elements that share memory: pass out.contiguous(), or out=None"
+        return Code.ARGUMENT, "out has elements that share memory: pass out.contiguous() or None"
     return None
 
 

@@ -419,7 +419,7 @@ class Communicator:
             result = arrays.empty_like(x) if out is None else out
             return arrays.view(x), arrays.view(result), result
         except Exception as error:  # of that library, of whatever kind: the peers wait already
-            self._reject(Code.DTYPE, str(error) or repr(error))
+            self._reject(Code.ARGUMENT, str(error) or repr(error))
 
     def _refuse_if_closed(self) -> None:
         if self.closed:

@@ -64,6 +64,8 @@ class Code(str, enum.Enum):
     FOREIGN_PROCESS = "FOREIGN_PROCESS"
     PEER_DIED = "PEER_DIED"
     SLAB_SIZE = "SLAB_SIZE"
+    # Of one message again: frames and refusals carry a code's place, so that new ones go last.
+    ARGUMENT = "ARGUMENT"
 
 
 @dataclass(frozen=True)
@@ -265,5 +267,9 @@ _TABLE: dict[Code, tuple[str, str]] = {
     Code.PEER_DIED: (
         "A rank's process has ended.",
         "Look for its last words in its log, and for the OOM killer with `dmesg`.",
+    ),
+    Code.ARGUMENT: (
+        "An argument of the call is one that no backend takes.",
+        "Read that rank's InvalidCall, which says what is accepted.",
     ),
 }

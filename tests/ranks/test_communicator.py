@@ -34,6 +34,7 @@ def test_a_refusal_reaches_every_rank_and_all_go_on(who: int) -> None:
             assert fine, f"{name}: the next call of rank {rank} is wrong"
             if rank != who:
                 assert f"rank {who} refused" in text, name
+                assert ("dtype" in text) == (name == "integer natively"), (name, text)
 
 
 def test_a_second_refusal_where_tensors_have_no_memory_harms_nobody() -> None:
