@@ -9,14 +9,14 @@ from typing import Any
 
 import torch
 
-from pyallreduce import arrays
+from pyallreduce import arrays, policy
 from pyallreduce.errors import InvalidCall
 from pyallreduce.fallback import OPERATIONS
 from pyallreduce.reasons import Code
 
-__all__ = ["chosen_device", "complaint", "complaint_of_traced"]
+__all__ = ["ALGORITHMS", "chosen_device", "complaint", "complaint_of_traced"]
 
-_ALGORITHMS = (None, "auto", "one_shot", "two_shot")
+ALGORITHMS = (None, "auto", *policy.ALGORITHMS)
 _NO_MEMORY = (
     "has no memory of its own: pass the local tensor (of a DTensor: to_local()), outside of "
     "torch.func's transforms"
@@ -41,7 +41,7 @@ def complaint(
         return Code.AUTOGRAD, "a tensor that requires grad: pass x.detach(), or use no_grad"
     if not isinstance(op, str) or op not in OPERATIONS:
         return Code.OP, f"op={op!r}: expected one of {', '.join(OPERATIONS)}"
-    if algorithm not in _ALGORITHMS:
+    if algorithm not in ALGORITHMS:
         return Code.ARGUMENT, f"algorithm={algorithm!r}: expected auto, one_shot or two_shot"
     if not _is_tag(tag):
         return Code.ARGUMENT, f"tag={tag!r}: expected an integer from 0 to 2^31 - 1"

@@ -31,7 +31,7 @@ from pyallreduce.errors import BackendUnavailable, CommunicatorClosed, InvalidCa
 from pyallreduce.exchange import Exchange
 from pyallreduce.facts import share_a_gpu
 from pyallreduce.fallback import Fallback
-from pyallreduce.policy import ALGORITHMS, AlgorithmName, Limits, Plan, plan_for, table_lines
+from pyallreduce.policy import AlgorithmName, Limits, Plan, plan_for, table_lines
 from pyallreduce.reasons import Code, Reason
 from pyallreduce.tuned import machine_of
 from pyallreduce.verdicts import Stage
@@ -45,7 +45,6 @@ __all__ = ["Communicator", "Decision", "Stats"]
 logger = logging.getLogger(__name__)
 
 _BY_DEFAULT = (None, "auto")
-_SAID_ALOUD = ("auto", *ALGORITHMS)
 
 _LIVE: weakref.WeakSet[Communicator] = weakref.WeakSet()
 
@@ -181,18 +180,16 @@ class Communicator:
         """
         # What a server calls all day takes a few microseconds here, and no judgement beyond this.
         usual = op == "sum" and type(tag) is int and tag >> 31 == 0
-        usual = usual and (algorithm is None or algorithm in _SAID_ALOUD)
+        usual = usual and algorithm in arguments.ALGORITHMS
         native = None if torch.compiler.is_dynamo_compiling() else self._native
         if usual and native is not None and (source := self._usual(x, native, algorithm)):
             result = torch.empty_like(x) if out is None else out
-            if result is x:
+            if out is None:
+                target = result.data_ptr()
+            elif out is x:
                 target = source
             else:
-                target = (
-                    result.data_ptr()
-                    if out is None
-                    else arrays.address_apart(out, x, source, self._index)
-                )
+                target = arrays.address_apart(out, x, source, self._index)
             if target:
                 self._bytes += native.usual(x, source, target, tag, algorithm)
                 self._calls += 1

@@ -30,32 +30,32 @@ class Idle(enum.Enum):
     UNKNOWN = enum.auto()
 
 
-def wait_idle(device: int, seconds: float, kept: object) -> Idle:
-    """Whether all work of the device with this index ends within so many seconds.
+def wait_idle(rank: int, device: int, seconds: float, kept: object) -> Idle:
+    """Whether all work of CUDA device `device`, which `rank` uses, ends within so many seconds.
 
     A thread that is left behind keeps `kept`, and all memory that it holds, until the work has
     ended.
     """
     waiting = threading.Thread(
-        target=_wait, args=(device, kept), name="pyallreduce-idle", daemon=True
+        target=_wait, args=(rank, device, kept), name="pyallreduce-idle", daemon=True
     )
     try:
         waiting.start()
     except RuntimeError as error:
         # The interpreter ends: from Python 3.12 on it starts no new thread. Or this process has as
         # many as it may have, and nobody can wait.
-        done = "shutdown" in str(error) and _synchronized(device)
+        done = "shutdown" in str(error) and _synchronized(rank, device)
         return Idle.YES if done else Idle.UNKNOWN
     waiting.join(seconds)
     return Idle.NOT_YET if waiting.is_alive() else Idle.YES
 
 
-def _wait(device: int, _kept: object) -> None:
-    while not _synchronized(device):
+def _wait(rank: int, device: int, _kept: object) -> None:
+    while not _synchronized(rank, device):
         time.sleep(_ASK_AGAIN_SECONDS)
 
 
-def _synchronized(device: int) -> bool:
+def _synchronized(rank: int, device: int) -> bool:
     """Waits for the device. False where CUDA does not, since another thread captures."""
     try:
         torch.cuda.synchronize(device)
@@ -63,5 +63,5 @@ def _synchronized(device: int) -> bool:
         if "captur" in str(error):
             return False
         # The context is gone, and its work with it.
-        logger.warning("GPU %d: %s", device, error)
+        logger.warning("rank %d: GPU %d: %s", rank, device, error)
     return True

@@ -323,7 +323,7 @@ class NativePath:
         """Whether the device's work ends within so many seconds; until then this object stays."""
         if self.limits.target == "host":
             return Idle.YES
-        return wait_idle(self._device, seconds, kept=self)
+        return wait_idle(self._exchange.rank, self._device, seconds, kept=self)
 
     def _arm(self) -> None:
         self._slabs.arm(self._generation, self.patience.deadline_ms)

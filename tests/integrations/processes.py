@@ -40,6 +40,23 @@ def register():
     SlotAdapter.all_reduce = all_reduce
 """
 
+# What `abort_found` raises.
+ABORT = "rank 0 waited 60.0 s for rank 1 in call 123"
+
+
+def abort_found(step: int, ranks: int = 2) -> str:
+    """For `second_plugin`: the first `ranks` ranks find an abort in their check number `step`."""
+    return f"""
+def register():
+    import torch.distributed as dist
+    from pyallreduce import AllReduceAborted, Communicator
+    def check(self, seen=[]):
+        seen.append(1)
+        if len(seen) == {step} and dist.get_rank() < {ranks}:
+            raise AllReduceAborted({ABORT!r})
+    Communicator.check = check
+"""
+
 
 def tiny_model(folder: Path, **changes: Any) -> Path:
     """A Llama of two layers, described by its config alone."""

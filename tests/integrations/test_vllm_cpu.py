@@ -10,20 +10,11 @@ from typing import Any
 
 import pytest
 from engines import STOCK, release, run
-from processes import second_plugin, weighted_model
+from processes import ABORT, abort_found, second_plugin, weighted_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
 
 TOKENS = 12
-ABORT = """
-def register():
-    from pyallreduce import AllReduceAborted, Communicator
-    def check(self, seen=[]):
-        seen.append(1)
-        if len(seen) == 5:
-            raise AllReduceAborted("rank 0 waited 60.0 s for rank 1 in call 123")
-    Communicator.check = check
-"""
 PER_FORWARD = 5  # the embedding, and two in each of two layers
 
 
@@ -69,9 +60,9 @@ def test_an_abort_found_behind_a_step_ends_the_engine_by_name(tmp_path: Path) ->
     """Nothing raised in the call itself, as on a GPU: the record alone tells, at the step's end."""
     found = release("0.32.0")
     environment = found.environment(tmp_path / "cache")
-    environment["PYTHONPATH"] += os.pathsep + second_plugin(tmp_path / "fault", ABORT)
+    environment["PYTHONPATH"] += os.pathsep + second_plugin(tmp_path / "fault", abort_found(5))
     options = {"model": str(weighted_model(tmp_path / "model")), "eager": True, "tokens": TOKENS}
     log = tmp_path / "log"
     ended = run(found, "vllm_generate.py", options, log, environment, 280)
     assert set(ended) == {"error"}, "tokens of an aborted step were returned"
-    assert "rank 0 waited 60.0 s for rank 1 in call 123" in log.read_text()
+    assert ABORT in log.read_text()

@@ -9,22 +9,11 @@ from typing import Any
 
 import pytest
 from engines import CPUS, STOCK, release, run
-from processes import second_plugin, weighted_model
+from processes import ABORT, abort_found, second_plugin, weighted_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
 
 TOKENS = 12
-# Found by both ranks of the first of two stages, when they are about to hand over.
-ABORT_OF_A_STAGE = """
-def register():
-    import torch.distributed as dist
-    from pyallreduce import AllReduceAborted, Communicator
-    def check(self, seen=[]):
-        seen.append(1)
-        if len(seen) == 8 and dist.get_rank() < 2:
-            raise AllReduceAborted("rank 0 waited 60.0 s for rank 1 in call 123")
-    Communicator.check = check
-"""
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +52,8 @@ def test_a_pipelines_tokens_are_stock_vllms(pipeline: Any) -> None:
 
 def test_a_stage_that_finds_an_abort_hands_nothing_over(pipeline: Any) -> None:
     """Nobody hears its workers: the last stage answers. They end, and the engine with them."""
-    ended, log = pipeline("aborted", ABORT_OF_A_STAGE)
+    # Found by both ranks of the first stage, when they are about to hand over.
+    ended, log = pipeline("aborted", abort_found(8))
     assert set(ended) == {"error"}, "tokens of an aborted stage were returned"
     assert "pyallreduce ends this worker (rank 0)" in log
-    assert "rank 0 waited 60.0 s for rank 1 in call 123" in log
+    assert ABORT in log

@@ -20,7 +20,7 @@ class Slabs:
 def found(*answers: Exception | None) -> Idle:
     """What a wait finds for a device whose synchronisation answers so; each is asked for once."""
     with mock.patch.object(torch.cuda, "synchronize", side_effect=answers) as asked:
-        result = wait_idle(0, 5.0, kept=None)
+        result = wait_idle(1, 0, 5.0, kept=None)
     assert asked.call_count == len(answers)
     return result
 
@@ -38,7 +38,7 @@ def test_a_device_that_works_on_is_not_waited_for_longer() -> None:
     ends, slabs = threading.Event(), Slabs()
     alive = weakref.ref(slabs)
     with mock.patch.object(torch.cuda, "synchronize", side_effect=lambda _: ends.wait(30)):
-        assert wait_idle(0, 0.01, kept=slabs) is Idle.NOT_YET
+        assert wait_idle(1, 0, 0.01, kept=slabs) is Idle.NOT_YET
         del slabs
         assert alive() is not None, "memory that the device still works in was let go of"
         ends.set()

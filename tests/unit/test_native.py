@@ -42,11 +42,14 @@ def make_native(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
 
     def make(*looks: list[Any]) -> Any:
         left = list(looks)
-        read = lambda _slabs: left.pop(0) if len(left) > 1 else left[0]  # noqa: E731
+
+        def read(_slabs: object) -> list[Any]:
+            return left.pop(0) if len(left) > 1 else left[0]
+
         monkeypatch.setattr("pyallreduce.native.read_records", read)
         monkeypatch.setattr("pyallreduce.records.read_records", read)
         path: Any = object.__new__(NativePath)
-        path._exchange, path._rank = SimpleNamespace(rank=0), mock.Mock()
+        path._exchange = SimpleNamespace(rank=0)
         path._slabs = SimpleNamespace(ended=lambda: (-1, ""))
         path.patience, path._quiet = mock.Mock(settled=True), lambda: False
         path._renew_due, path._generation, path.aborts = False, 1, 0
