@@ -131,6 +131,7 @@ class _Case:
             timeout_ms=deadline,
             notice_ms=NOTICE_MS,
             exchange_timeout_ms=2 * deadline,
+            share_gpu=True,  # the drill may be asked for more ranks than there are GPUs
         )
         return Communicator(device=self.device, config=config)
 

@@ -10,7 +10,7 @@ import signal
 import sys
 import tempfile
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +27,22 @@ _LETHAL_DUMP_S = 4.0  # again and again: the launcher ends survivors 5 s after a
 HERE = str(Path(__file__).parent)
 
 
-def run(cases: Sequence[Case], gpus: int, deadline_s: float) -> Outcomes:
+def run(
+    cases: Sequence[Case],
+    gpus: int,
+    deadline_s: float,
+    on_end: Callable[[str, Outcomes], None] = lambda _name, _outcomes: None,
+) -> Outcomes:
     """Case name to rank to outcome. Cases that end a group must come alone.
+
+    Args:
+        on_end: called with (name, outcomes so far) when all ranks are through with a case that is
+            not lethal.
 
     Raises:
         LaunchError: the ranks did not end in time, or one failed in a way that no case asked for.
     """
-    listener = _Listener(cases)
+    listener = _Listener(cases, on_end)
     if HERE not in sys.path:
         sys.path.insert(0, HERE)
     placement = Placement(cases[0].ranks, gpus)
@@ -66,9 +75,10 @@ def _last_words(folder: str) -> str:
 class _Listener:
     """Hears the ranks; continues one that stopped itself, and ends it when all others are done."""
 
-    def __init__(self, cases: Sequence[Case]) -> None:
+    def __init__(self, cases: Sequence[Case], on_end: Callable[[str, Outcomes], None]) -> None:
         self.outcomes: Outcomes = {}
-        self._survivors = cases[0].ranks - 1
+        self._on_end = on_end
+        self._ranks = cases[0].ranks
         self._stopped = 0
 
     def __call__(self, rank: int, report: dict[str, Any]) -> None:
@@ -81,8 +91,10 @@ class _Listener:
         of_case = self.outcomes.setdefault(report["case"], {})
         if "usable" in report:
             of_case[rank] |= report["usable"]
+            if len(of_case) == self._ranks and all("usable" in seen for seen in of_case.values()):
+                self._on_end(report["case"], self.outcomes)
             return
         of_case[rank] = report["outcome"]
-        if self._stopped and len(of_case) == self._survivors:
+        if self._stopped and len(of_case) == self._ranks - 1:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._stopped, signal.SIGKILL)
