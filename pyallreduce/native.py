@@ -277,7 +277,7 @@ class NativePath:
         # Where another thread has begun the next generation since, there is nothing to start.
         if death[1] or tell_of_generation(records, self._generation):
             self._renew_due = not death[1] and tell_of_a_refusal_alone(records)
-        self._drained = self._own_record().drained
+        self._drained = records[self._exchange.rank].drained
         self.aborts += 1
         return error
 

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pyallreduce import _native
+from pyallreduce.errors import CommunicatorClosed
 from pyallreduce.failure import Stop, stop_of
 
 if TYPE_CHECKING:
@@ -63,7 +64,8 @@ def find_cause(slabs: Slabs, seen: list[Record]) -> tuple[list[Record], tuple[in
     A peer's stop word may be here before its record says why it was raised, and a peer's watchdog
     may have been faster than ours: look again until something names a cause. `seen` is what was
     read when the failure was found. A state stays until the next generation begins: where one has
-    changed, another thread has recovered meanwhile, and the rest of the records tell of nothing.
+    changed, another thread has recovered meanwhile, and the rest of the records tell of nothing;
+    where one has closed, nothing more can be read.
     """
     deadline = time.monotonic() + _WATCHDOG_SECONDS
     while True:
@@ -74,7 +76,10 @@ def find_cause(slabs: Slabs, seen: list[Record]) -> tuple[list[Record], tuple[in
         if death[1] or Stop.REFUSED in stops or time.monotonic() > deadline:
             return seen, death
         time.sleep(0.001)
-        now = read_records(slabs)
+        try:
+            now = read_records(slabs)
+        except CommunicatorClosed:
+            return seen, death
         if any(was.state not in (0, is_.state) for was, is_ in zip(seen, now, strict=True)):
             return seen, death
         seen = now

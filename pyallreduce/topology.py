@@ -32,6 +32,7 @@ __all__ = [
     "Matrix",
     "foreign_processes",
     "matrix",
+    "nccl_p2p_disabled",
     "probe",
 ]
 
@@ -80,13 +81,18 @@ def probe(rank: int, world: int, device: torch.device | None, config: Config) ->
         mig=seen.mig,
         confidential=seen.confidential,
         wsl=_is_wsl(),
-        nccl_p2p_disabled=os.environ.get("NCCL_P2P_DISABLE", "0").strip() not in {"", "0"},
+        nccl_p2p_disabled=nccl_p2p_disabled(),
         backend=config.backend,
         config_digest=config.digest(),
         share_gpu=config.share_gpu,
         links=seen.links,
         error="; ".join(errors),
     )
+
+
+def nccl_p2p_disabled() -> bool:
+    """Whether NCCL is told to do without peer-to-peer: a statement that it does not work here."""
+    return os.environ.get("NCCL_P2P_DISABLE", "0").strip() not in {"", "0"}
 
 
 def foreign_processes(mine: Facts, group: tuple[Facts, ...]) -> str:

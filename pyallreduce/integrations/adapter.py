@@ -17,6 +17,7 @@ from typing import Any, TypeGuard
 
 import torch
 
+from pyallreduce import topology
 from pyallreduce.communicator import Communicator
 from pyallreduce.config import Config
 from pyallreduce.reasons import Code, Reason
@@ -177,8 +178,9 @@ def open_slot(group: Any, device: Any, fallback_group: Any) -> SlotAdapter | Rea
 
 
 def is_broken(opened: SlotAdapter | Reason) -> TypeGuard[Reason]:
-    """Whether `opened` is the reason why any other's peer-to-peer would hang or lie too."""
-    return isinstance(opened, Reason) and opened.code in _BROKEN
+    """Whether `opened` is the reason why any other's peer-to-peer would hang or lie too, or the
+    user says so, whatever else is the reason."""
+    return isinstance(opened, Reason) and (opened.code in _BROKEN or topology.nccl_p2p_disabled())
 
 
 def tell_nccl(opened: SlotAdapter | Reason) -> SlotAdapter | Reason:

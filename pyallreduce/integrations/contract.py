@@ -41,11 +41,24 @@ class Contract:
 _STATE = "distributed/parallel_state.py"
 _CUDA = "distributed/device_communicators/cuda_communicator.py:CudaCommunicator"
 _CPU = "distributed/device_communicators/cpu_communicator.py:CpuCommunicator"
+_WORKER = "v1/worker/gpu_worker.py:Worker"
+# What vllm_steps.py wraps, and by what vllm_errors.py tells which worker is heard.
 _STEPS: Mapping[str, tuple[str, ...]] = {
-    "v1/worker/gpu_worker.py:Worker.execute_model": ("scheduler_output",),
-    "v1/worker/gpu_worker.py:Worker.sample_tokens": ("grammar_output",),
-    "v1/worker/gpu_worker.py:Worker.compile_or_warm_up_model": (),
+    f"{_WORKER}.execute_model": ("scheduler_output",),
+    f"{_WORKER}.sample_tokens": ("grammar_output",),
+    f"{_WORKER}.determine_available_memory": (),
+    f"{_WORKER}.compile_or_warm_up_model": (),
+    f"{_WORKER}.execute_dummy_batch": (),
     "v1/outputs.py:AsyncModelRunnerOutput.get_output": (),
+    "v1/executor/multiproc_executor.py:WorkerProc.enqueue_output": ("output",),
+    "v1/executor/multiproc_executor.py:MultiprocExecutor._get_output_rank": (
+        "world_size",
+        "tensor_parallel_size",
+        "prefill_context_parallel_size",
+    ),
+    f"{_STATE}:GroupCoordinator.send_tensor_dict": (),
+    f"{_STATE}:GroupCoordinator.isend_tensor_dict": (),
+    f"{_STATE}:GroupCoordinator.broadcast_tensor_dict": (),
 }
 _CONFIG = {"config/__init__.py:": ("get_current_vllm_config_or_none",)}
 _PARAMETERS = ("cpu_group", "device", "device_group", "unique_name")

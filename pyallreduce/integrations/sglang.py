@@ -152,7 +152,7 @@ def _build(group: Any, device: Any) -> SlotAdapter | None:
     if dist.get_rank(group) == 0:
         nccl = "NCCL with NCCL_P2P_DISABLE=1" if is_broken(opened) else "NCCL"
         name = ",".join(map(str, dist.get_process_group_ranks(group)))
-        tell(logger, name, opened, nccl)
+        tell(logger, name, opened, *sglang_bypass.standing(_serving[0], tuple(_release)), nccl)
         for way in sglang_bypass.found(_serving[0], tuple(_release)):
             logger.warning("Group '%s': %s comes first for what it takes", name, way)
     return opened if isinstance(opened, SlotAdapter) else None

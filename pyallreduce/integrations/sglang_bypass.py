@@ -8,11 +8,12 @@ In which releases that is so was read in those from 0.5.13 to 0.5.23, but for 0.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FLASHINFER", "found"]
+__all__ = ["FLASHINFER", "found", "standing"]
 
 
 @dataclass(frozen=True)
@@ -46,13 +47,30 @@ _ALL = (
     Bypass("mscclpp", ("enable_mscclpp",), "leaving out --enable-mscclpp", first=(0, 5, 14)),
 )
 
+# Behind the slot: they get what ours declines, and all where it is empty.
+_SYMMETRIC = Bypass(
+    "torch's symmetric memory", ("enable_torch_symm_mem",), "leaving out --enable-torch-symm-mem"
+)
+_PCIE, _PCIE_SETTING = "FlashInfer's all-reduce over PCIe", "SGLANG_ENABLE_PCIE_IPC_ALLREDUCE"
+
 
 def found(server_args: Any, release: tuple[int, ...]) -> list[Bypass]:
     """What goes past us in this process of SGLang's `release`, by the server's arguments as SGLang
     has settled them."""
+    return _in_use(_ALL, server_args, release)
+
+
+def standing(server_args: Any, release: tuple[int, ...]) -> list[str]:
+    """What carries all-reduces beside NCCL where the slot is empty."""
+    names = [way.name for way in _in_use((*_ALL, _SYMMETRIC), server_args, release)]
+    pcie = os.environ.get(_PCIE_SETTING, "").lower() in {"1", "true", "yes", "y"}
+    return [*names, _PCIE] if pcie else names
+
+
+def _in_use(ways: tuple[Bypass, ...], server_args: Any, release: tuple[int, ...]) -> list[Bypass]:
     places = (_settled(), server_args)
-    ways = (way for way in _ALL if way.first <= release[:3] <= way.last)
-    return [way for way in ways if any(_value(places, name) for name in way.arguments)]
+    there = (way for way in ways if way.first <= release[:3] <= way.last)
+    return [way for way in there if any(_value(places, name) for name in way.arguments)]
 
 
 def _settled() -> Any:

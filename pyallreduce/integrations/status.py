@@ -21,6 +21,8 @@ _PLUGIN = "pyallreduce"
 _GROUPS = {"vllm": "vllm.general_plugins", "sglang": "sglang.srt.plugins"}
 _FILTERS = {"vllm": "VLLM_PLUGINS", "sglang": "SGLANG_PLUGINS"}
 _SERVES = "the plugin loads; tensor-parallel groups use what is decided above"
+_INVARIANT = "VLLM_BATCH_INVARIANT"
+_INVARIANT_SWITCHES_OFF = (0, 30, 999)  # up to 0.30; 0.31 was not looked at
 _SGLANG_FIRST = f"  {sglang_bypass.FLASHINFER} comes first for some models, from Hopper on"
 _CONTRACTS: dict[str, tuple[Contract, ...]] = {"vllm": (VLLM_CUDA, VLLM_CPU), "sglang": (SGLANG,)}
 
@@ -49,10 +51,18 @@ def _engine(package: str, environ: Mapping[str, str]) -> str:
         why_not = "; ".join(broken[0])
     if why_not:
         return f"{name}: stays as it is: {why_not}"
+    if name.startswith("vllm ") and _is_switched_off(environ, version):
+        return f"{name}: stays as it is: {_INVARIANT}=1 switches custom all-reduces off in it"
     backend = environ.get("PYALLREDUCE_BACKEND", "")
     if backend == "nccl":
         return f"{name}: the plugin loads, and PYALLREDUCE_BACKEND=nccl leaves its slot empty"
     return f"{name}: {_SERVES}"
+
+
+def _is_switched_off(environ: Mapping[str, str], version: str) -> bool:
+    """Whether vLLM for GPUs, of this version, would set its --disable-custom-all-reduce itself."""
+    known = version != "unknown" and Version(version).release <= _INVARIANT_SWITCHES_OFF
+    return known and environ.get(_INVARIANT) == "1"
 
 
 def _plugin(package: str, environ: Mapping[str, str]) -> str:

@@ -15,6 +15,7 @@ import importlib
 import inspect
 import logging
 import multiprocessing
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -38,6 +39,10 @@ logger = logging.getLogger("vllm.pyallreduce")  # vLLM's logging shows what is b
 _DEVICES = "vllm.distributed.device_communicators"
 _MARK = "_pyallreduce_wrapped"
 _CACHE_KEY = "pyallreduce"
+_UNCHECKED = (
+    "vLLM's own all-reduces stay: with prefill context parallelism the worker that answers sees "
+    "the records of its own group alone, and an aborted call of another could reach its tokens"
+)
 
 
 def register() -> None:
@@ -97,7 +102,15 @@ def _wrap_cuda(cls: Any) -> None:
         if not _parallel_state()._ENABLE_CUSTOM_ALL_REDUCE:
             init(self, *args, **kwargs)
             if self.rank_in_group == 0:
-                logger.info("Group '%s': custom all-reduce is switched off: not ours either", name)
+                unheard = _void()
+                level = logging.WARNING if unheard else logging.INFO
+                text = "Group '%s': custom all-reduce is switched off: not ours either%s"
+                logger.log(level, text, name, unheard)
+            return
+        if _answers_unchecked():
+            init(self, *args, **kwargs)
+            if self.rank_in_group == 0:
+                logger.warning("Group '%s': %s", name, _UNCHECKED)
             return
         exclusive = vllm_bypass.exclusive()
         opened = tell_nccl(_open(given))
@@ -212,6 +225,19 @@ def _is_ours(given: dict[str, Any]) -> bool:
         and isinstance(group, dist.ProcessGroup)
         and dist.get_world_size(group) > 1
     )
+
+
+def _void() -> str:
+    """What the user asked of us that a switch of vLLM's makes void; empty if nothing."""
+    asked = {"PYALLREDUCE_BACKEND": "native", vllm_bypass.EXCLUSIVE: "1"}
+    void = [f"{name}={value}" for name, value in asked.items() if os.environ.get(name) == value]
+    return f" ({' and '.join(void)} without effect)" if void else ""
+
+
+def _answers_unchecked() -> bool:
+    """Whether tokens depend on groups whose records the worker that answers does not see."""
+    parallel = getattr(_vllm_config(), "parallel_config", None)
+    return bool(getattr(parallel, "prefill_context_parallel_size", 1) > 1)
 
 
 def _open(given: dict[str, Any]) -> SlotAdapter | Reason:

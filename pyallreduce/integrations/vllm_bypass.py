@@ -9,6 +9,8 @@ it gets what ours declines, and all where the slot is empty.
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -20,6 +22,7 @@ from pyallreduce.config import VARIABLES
 __all__ = ["EXCLUSIVE", "exclusive", "expected", "found", "standing", "switch_off"]
 
 EXCLUSIVE = "PYALLREDUCE_VLLM_EXCLUSIVE"
+_FUSED_BY_MODELS = "vllm.distributed.device_communicators.flashinfer_all_reduce"
 
 
 @dataclass(frozen=True)
@@ -146,3 +149,12 @@ def switch_off(config: Any) -> None:
     for field in _FUSIONS:
         if getattr(passes, field, False):
             setattr(passes, field, False)
+    # Some models fuse an all-reduce and a norm themselves, and look at no setting: they ask for a
+    # workspace of FlashInfer's, and do without where they get none.
+    with contextlib.suppress(ImportError):
+        workspaces: Any = importlib.import_module(_FUSED_BY_MODELS)
+        workspaces._create_workspace = _no_workspace
+
+
+def _no_workspace(*_args: object, **_kwargs: object) -> None:
+    """What vLLM gets where FlashInfer can't serve a GPU."""

@@ -11,7 +11,9 @@ of vLLM's model runners, so the worker's methods are wrapped, once, in the proce
 communicator. The worker that answers reads the records of all of its tensor-parallel group.
 
 With pipeline parallelism a stage hands its output to the next one, whose worker answers and has
-other records: a stage reads its own before it hands over, behind its GPU.
+other records: a stage reads its own before it hands over, behind its GPU. It hands over through the
+pipeline's group, or, where Ray carries the outputs itself, as a tuple that the worker returns. The
+last stage hands its logits to all where an external launcher makes an engine of each process.
 
 An error there becomes the worker's answer, which ends the request and the engine; that of a worker
 whose answer nobody waits for ends this worker (`vllm_errors`).
@@ -49,8 +51,9 @@ def guard() -> None:
     # Ray's workers go round the methods above.
     _replace(_loaded(*_RAY), "execute_model_ray", _step)
     _replace(_loaded(*_PROCESS), "enqueue_output", _answer)
-    for send in ("send_tensor_dict", "isend_tensor_dict"):
-        _replace(_loaded(*_GROUP), send, _hand_over)
+    for group in _with_subclasses(_loaded(*_GROUP)):
+        for send in ("send_tensor_dict", "isend_tensor_dict", "broadcast_tensor_dict"):
+            _replace(group, send, _hand_over)
 
 
 def _step(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -130,7 +133,9 @@ def _checked(result: Any) -> Any:
     if result is None:
         return None  # the forward pass alone: its tokens come from sample_tokens
     arrive = getattr(result, _ARRIVE, None)
-    if arrive is None:
+    if isinstance(result, tuple):
+        adapter.check_behind_the_gpu()  # a stage's output, which Ray hands to the next
+    elif arrive is None:
         adapter.check_all()
     elif not hasattr(arrive, _MARK):
         method = getattr(arrive, "__func__", None)

@@ -13,6 +13,7 @@ import functools
 import importlib
 import logging
 import os
+import types
 from collections.abc import Iterator
 from typing import Any
 from unittest import mock
@@ -102,11 +103,24 @@ def not_ours() -> dict[str, Any]:
     state = importlib.import_module("vllm.distributed.parallel_state")
     with mock.patch.object(plugin, "open_slot", side_effect=AssertionError("a slot was opened")):
         other = build(cls, "dp:0").ca_comm
+        state.set_custom_all_reduce(False)
         with lines() as told:
-            state.set_custom_all_reduce(False)
             off = build(cls).ca_comm
-            state.set_custom_all_reduce(True)
-    return {"other": other is None, "off": off is None, "told": told}
+        demanded = {"PYALLREDUCE_BACKEND": "native", "PYALLREDUCE_VLLM_EXCLUSIVE": "1"}
+        with mock.patch.dict(os.environ, demanded), lines() as void:
+            build(cls)
+        state.set_custom_all_reduce(True)
+        parallel = types.SimpleNamespace(prefill_context_parallel_size=2)
+        config = types.SimpleNamespace(parallel_config=parallel)
+        with mock.patch.object(plugin, "_vllm_config", return_value=config), lines() as context:
+            build(cls)
+    return {
+        "other": other is None,
+        "off": off is None,
+        "told": told,
+        "void": void,
+        "context parallel": context,
+    }
 
 
 class Symmetric:
@@ -195,11 +209,21 @@ def vetoed(context: Context, code: Code) -> dict[str, Any]:
         second = Reason(Code.NCCL_P2P_DISABLED, "ranks 0 and 1")
         with mock.patch.object(plugin, "open_slot", return_value=second), lines() as again:
             build(cls)
+        adapter._first_broken.clear()
+        users = {"NCCL_P2P_DISABLE": "1"}
+        chosen = Reason(Code.FORCED_NCCL)
+        with (
+            mock.patch.object(plugin, "open_slot", return_value=chosen),
+            mock.patch.dict(os.environ, users),
+            lines() as both,
+        ):
+            build(cls)
     y = communicator.all_reduce(torch.ones(5))
     symmetric = communicator.symm_mem_comm
     return {
         "told": told,
         "again": again,
+        "forced and disabled": both,
         "slot": communicator.ca_comm,
         "symmetric": None if symmetric is None else symmetric.calls,
         "nccl": seen[0],

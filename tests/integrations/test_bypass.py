@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+import types
 from types import SimpleNamespace as Made
 
 import pytest
@@ -66,6 +67,24 @@ def test_exclusive_switches_them_off(monkeypatch: pytest.MonkeyPatch) -> None:
     assert vllm_bypass.found(Made(), given) == []
     assert all(os.environ[name] == "0" for name in vllm_bypass._VARIABLES)
     vllm_bypass.switch_off(None)
+
+
+def test_exclusive_leaves_models_that_fuse_themselves_without_a_workspace(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They look at no setting: they ask FlashInfer's part of vLLM, which makes it by a global."""
+    name = vllm_bypass._FUSED_BY_MODELS
+    for package in (".".join(name.split(".")[:i]) for i in range(1, name.count(".") + 1)):
+        monkeypatch.setitem(sys.modules, package, types.ModuleType(package))
+    module = types.ModuleType(name)
+    exec(
+        "def _create_workspace(*a): return 'one'\ndef get(): return _create_workspace(2)",
+        vars(module),
+    )
+    monkeypatch.setitem(sys.modules, name, module)
+    assert module.get() == "one"
+    vllm_bypass.switch_off(None)
+    assert module.get() is None
 
 
 @pytest.mark.parametrize(
@@ -137,6 +156,31 @@ def test_info_tells_what_vllm_would_do() -> None:
     assert any("vLLM's symmetric memory" in line for line in forced)
     exclusive = status.lines({"PYALLREDUCE_VLLM_EXCLUSIVE": "1"})
     assert exclusive[1] == "  PYALLREDUCE_VLLM_EXCLUSIVE=1: no other backend comes first"
+
+
+@pytest.mark.parametrize(
+    ("version", "environ", "off"),
+    [
+        ("0.30.1", {"VLLM_BATCH_INVARIANT": "1"}, True),
+        ("0.30.1", {"VLLM_BATCH_INVARIANT": "0"}, False),
+        ("0.30.1", {}, False),
+        ("0.32.0", {"VLLM_BATCH_INVARIANT": "1"}, False),
+        ("unknown", {"VLLM_BATCH_INVARIANT": "1"}, False),
+    ],
+)
+def test_batch_invariance_switches_ours_off_in_some_releases(
+    version: str, environ: dict[str, str], off: bool
+) -> None:
+    assert status._is_switched_off(environ, version) is off
+
+
+def test_what_stands_beside_nccl_in_sglang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SGLANG_ENABLE_PCIE_IPC_ALLREDUCE", raising=False)
+    given = Made(enable_mscclpp=True, enable_torch_symm_mem=True)
+    assert sglang_bypass.standing(given, (0, 5, 23)) == ["mscclpp", "torch's symmetric memory"]
+    assert [str(way)[:7] for way in sglang_bypass.found(given, (0, 5, 23))] == ["mscclpp"]
+    monkeypatch.setenv("SGLANG_ENABLE_PCIE_IPC_ALLREDUCE", "true")
+    assert sglang_bypass.standing(Made(), (0, 5, 23)) == ["FlashInfer's all-reduce over PCIe"]
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,17 @@ class TestCudaCommunicator:
         for rank, found in enumerate(r["not ours"] for r in ranks):
             assert found["other"]
             assert found["off"]
-            assert [line[:4] for line in found["told"]] == (["INFO"] if rank == 0 else [])
+            if rank != 0:
+                assert found["told"] == found["void"] == found["context parallel"] == []
+                continue
+            off = "Group 'tp:0': custom all-reduce is switched off: not ours either"
+            void = "(PYALLREDUCE_BACKEND=native and PYALLREDUCE_VLLM_EXCLUSIVE=1 without effect)"
+            assert found["told"] == [f"INFO {off}"]
+            assert found["void"] == [f"WARNING {off} {void}"]
+            (line,) = found["context parallel"]
+            assert line.startswith(
+                "WARNING Group 'tp:0': vLLM's own all-reduces stay: with prefill"
+            )
 
     @pytest.mark.parametrize("code", VETOES)
     def test_goes_on_without_us_after_a_veto(self, ranks: list[Any], code: str) -> None:
@@ -98,6 +108,9 @@ class TestCudaCommunicator:
                 assert ("iommu=pt" in line) == (code == "P2P_WRITE_LOST"), "the remedy is missing"
             if broken:
                 assert found["again"] == found["told"], "a later group gives another reason"
+            for line in found["forced and disabled"]:
+                assert line.startswith(f"INFO Group 'tp:0': {carrier} the all-reduces. FORCED_NCCL")
+            assert len(found["forced and disabled"]) == (1 if rank == 0 else 0)
 
     def test_goes_on_where_another_stands_in_the_slot(self, ranks: list[Any]) -> None:
         for rank, found in enumerate(r["displaced"] for r in ranks):

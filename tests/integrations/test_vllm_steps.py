@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import torch
 
 from pyallreduce.errors import AllReduceAborted
 from pyallreduce.integrations import adapter, vllm_errors, vllm_steps
@@ -145,6 +146,25 @@ class GroupCoordinator:
     def isend_tensor_dict(self, tensors: dict[str, Any], dst: int) -> None:
         self.sent.append((tensors, dst))
 
+    def broadcast_tensor_dict(self, tensors: dict[str, Any], src: int) -> None:
+        self.sent.append((tensors, src))
+
+
+class StatelessGroupCoordinator(GroupCoordinator):
+    """That of elastic expert parallelism has some methods of its own."""
+
+    def send_tensor_dict(self, tensors: dict[str, Any], dst: int) -> None:
+        self.sent.append((tensors, dst))
+
+
+class RayWorkerWrapper:
+    """A stage's worker under Ray, whose channels carry its output to the next."""
+
+    rank = 0
+
+    def execute_model_ray(self, given: tuple[Any, ...]) -> Any:
+        return (*given, "hidden states")
+
 
 @pytest.fixture
 def slot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slot]:
@@ -154,13 +174,14 @@ def slot(monkeypatch: pytest.MonkeyPatch) -> Iterator[Slot]:
         "vllm.v1.worker.gpu_worker": Worker,
         "vllm.v1.executor.multiproc_executor": WorkerProc,
         "vllm.distributed.parallel_state": GroupCoordinator,
+        "vllm.v1.executor.ray_utils": RayWorkerWrapper,
     }
     for name, cls in classes.items():
         module = types.ModuleType(name)
         setattr(module, cls.__name__, cls)
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.delitem(sys.modules, "vllm.v1.executor.ray_utils", raising=False)
-    touched = (Worker, CpuWorker, WorkerProc, GroupCoordinator, Later, Derived, Other)
+    groups = (GroupCoordinator, StatelessGroupCoordinator)
+    touched = (Worker, CpuWorker, WorkerProc, RayWorkerWrapper, *groups, Later, Derived, Other)
     before = {cls: dict(vars(cls)) for cls in touched}
     vllm_steps.guard()
     vllm_steps.guard()
@@ -181,15 +202,64 @@ def test_a_forward_pass_without_tokens_is_not(slot: Slot) -> None:
     assert (slot.steps, slot.checks) == (1, 0)
 
 
-@pytest.mark.parametrize("send", ["send_tensor_dict", "isend_tensor_dict"])
-def test_what_a_stage_hands_to_the_next_is_checked_before(slot: Slot, send: str) -> None:
-    group = GroupCoordinator()
-    getattr(group, send)({"hidden_states": "sound"}, dst=1)
+SENDS = ["send_tensor_dict", "isend_tensor_dict", "broadcast_tensor_dict"]
+
+
+@pytest.mark.parametrize("cls", [GroupCoordinator, StatelessGroupCoordinator])
+@pytest.mark.parametrize("send", SENDS)
+def test_what_a_stage_hands_to_the_next_is_checked_before(
+    slot: Slot, send: str, cls: type[GroupCoordinator]
+) -> None:
+    group = cls()
+    getattr(group, send)({"hidden_states": "sound"}, 1)
     assert (slot.checks, len(group.sent)) == (1, 1)
     slot.fails = 2
     with pytest.raises(AllReduceAborted):
-        getattr(group, send)({"hidden_states": "poison"}, dst=1)
+        getattr(group, send)({"hidden_states": "poison"}, 1)
     assert len(group.sent) == 1
+
+
+def test_what_ray_hands_to_the_next_stage_is_checked_before(slot: Slot) -> None:
+    stage = RayWorkerWrapper()
+    assert stage.execute_model_ray(("scheduled",)) == ("scheduled", "hidden states")
+    assert (slot.steps, slot.checks) == (1, 1)
+    slot.fails = 2
+    with pytest.raises(AllReduceAborted):
+        stage.execute_model_ray(("scheduled",))
+
+
+@pytest.fixture
+def order(slot: Slot, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What happens, in this order, where there is a GPU whose work takes its time."""
+    seen: list[str] = []
+    stream = types.SimpleNamespace(synchronize=lambda: seen.append("GPU done"))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: stream)
+    check = slot.check
+    monkeypatch.setattr(slot, "check", lambda: (seen.append("checked"), check()))
+    return seen
+
+
+@pytest.mark.parametrize("send", SENDS)
+def test_a_stage_waits_for_its_gpu_before_the_check(order: list[str], send: str) -> None:
+    """A kernel that is still under way has nothing in its record."""
+    group = GroupCoordinator()
+    group.sent = order
+    getattr(group, send)({}, 1)
+    assert order == ["GPU done", "checked", ({}, 1)]
+
+
+def test_a_stage_of_rays_waits_for_its_gpu_before_the_check(order: list[str]) -> None:
+    RayWorkerWrapper().execute_model_ray(())
+    assert order == ["GPU done", "checked"]
+
+
+@pytest.mark.parametrize("method", ["determine_available_memory", "compile_or_warm_up_model"])
+def test_a_start_waits_for_its_gpu_before_the_check(
+    slot: Slot, order: list[str], method: str
+) -> None:
+    getattr(Worker(slot), method)()
+    assert order == ["GPU done", "checked"]
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from unittest import mock
 
 import pytest
 
-from pyallreduce.errors import AllReduceAborted, CallRefused
+from pyallreduce.errors import AllReduceAborted, CallRefused, CommunicatorClosed
 from pyallreduce.failure import Stop, error_from
 from pyallreduce.native import NativePath
 from pyallreduce.reasons import Code
@@ -72,6 +72,17 @@ def test_a_cause_that_never_comes_is_not_waited_for_long(native: Callable[..., A
     path = native(seen)
     assert isinstance(path._failure(seen), AllReduceAborted)
     assert not path._renew_due
+
+
+def test_a_failure_is_told_though_another_thread_closes(
+    native: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = [record(Stop.PEER), record(Stop.NONE)]
+    path = native(seen)
+    closed = mock.Mock(side_effect=CommunicatorClosed("closed"))
+    monkeypatch.setattr("pyallreduce.native.read_records", closed)
+    monkeypatch.setattr("pyallreduce.records.read_records", closed)
+    assert isinstance(path._failure(seen), AllReduceAborted)
 
 
 @pytest.mark.parametrize("state", [Stop.DEADLINE, Stop.PEER])
