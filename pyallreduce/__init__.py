@@ -8,15 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from pyallreduce.communicator import Communicator
+    from pyallreduce.communicator import Communicator, Decision
     from pyallreduce.config import Config
     from pyallreduce.errors import (
         AllReduceAborted,
         BackendUnavailable,
         CallMismatch,
         CallRefused,
+        CommunicatorClosed,
+        ConfigError,
+        ExchangeTimeout,
         InvalidCall,
+        NotAMember,
         PyallreduceError,
+        SlabMemoryError,
     )
     from pyallreduce.reasons import Reason
 
@@ -26,13 +31,24 @@ __all__ = [
     "CallMismatch",
     "CallRefused",
     "Communicator",
+    "CommunicatorClosed",
     "Config",
+    "ConfigError",
+    "Decision",
+    "ExchangeTimeout",
     "InvalidCall",
+    "NotAMember",
     "PyallreduceError",
     "Reason",
+    "SlabMemoryError",
 ]
 
-_HOMES = {"Communicator": "communicator", "Config": "config", "Reason": "reasons"}
+_HOMES = {
+    "Communicator": "communicator",
+    "Config": "config",
+    "Decision": "communicator",
+    "Reason": "reasons",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -6,8 +6,10 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import importlib.util
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyallreduce.facts import PROTOCOL_VERSION, Module
@@ -34,12 +36,25 @@ def load() -> ModuleType:
     return importlib.import_module(_NAME)
 
 
+def _hidden() -> str:
+    """That this package, a checkout's, hides an installed one with the module; else empty."""
+    here = Path(__file__).resolve().parent
+    for found in importlib.metadata.distributions(name="pyallreduce"):
+        other = Path(str(found.locate_file("pyallreduce"))).resolve()
+        if other != here and any(other.glob("_C.*.so")):
+            return (
+                f" in {here}, which hides the package installed in {other}: start from another "
+                "folder, or `pip install -e .`"
+            )
+    return ""
+
+
 @functools.cache
 def state() -> NativeState:
     """What became of the module. Never raises."""
     try:
         if importlib.util.find_spec(_NAME) is None:
-            return NativeState("missing", "pyallreduce/_C was not built")
+            return NativeState("missing", f"pyallreduce/_C was not built{_hidden()}")
         module = load()
     except (ImportError, OSError) as error:
         return NativeState("broken", str(error))

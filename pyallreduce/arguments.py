@@ -84,6 +84,8 @@ def _of_output(x: torch.Tensor, out: Any) -> Complaint | None:
 
 
 def _of_target(out: torch.Tensor) -> Complaint | None:
+    if out.is_inference() and not torch.is_inference_mode_enabled():
+        return Code.ARGUMENT, "out is an inference tensor: call it within torch.inference_mode()"
     if out.requires_grad and torch.is_grad_enabled():
         return Code.AUTOGRAD, "out requires grad: pass out.detach(), or use no_grad"
     if arrays.overlaps_itself(out):
@@ -95,14 +97,19 @@ def chosen_device(device: torch.device | str | int | None) -> torch.device:
     """A device with its index, so that every later comparison is exact.
 
     Raises:
-        InvalidCall: neither a CUDA device nor the CPU.
+        InvalidCall: neither a CUDA device that is here nor the CPU.
     """
     if device is None:
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    chosen = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    try:
+        chosen = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise InvalidCall(f"device {device!r}: expected a CUDA device or the CPU") from error
     if chosen.type not in ("cuda", "cpu"):
         message = f"device {chosen}: expected a CUDA device or the CPU"
         raise InvalidCall(message)
+    if chosen.type == "cuda" and not torch.cuda.is_available():
+        raise InvalidCall(f"device {chosen}: torch sees no GPU in this process")
     if str(chosen) == "cuda":
         return torch.device("cuda", torch.cuda.current_device())
     return chosen if chosen.type == "cuda" else torch.device("cpu")

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,9 +33,18 @@ def _size(_ctx: click.Context, _param: click.Parameter, text: str | None) -> int
 
 
 def _writable(_ctx: click.Context, _param: click.Parameter, path: Path | None) -> Path | None:
-    """A result file whose folder is missing would be found out when all is measured."""
-    if path is not None and not path.absolute().parent.is_dir():
+    """A result file that can't be written would be found out when all is measured."""
+    if path is None:
+        return None
+    if not path.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {path.parent}")
+    new = not path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise click.BadParameter(f"{path} can't be written: {error.strerror}") from error
+    if new:
+        path.unlink()
     return path
 
 
@@ -110,6 +120,7 @@ def check(
     """
     from pyallreduce.check.command import run
 
+    _not_under_torchrun()
     verdict = _or_exit(
         lambda: run(
             ranks,
@@ -134,7 +145,11 @@ def check(
 @_device
 @_timeout
 @click.option(
-    "-b", "--minbytes", callback=_size, metavar="BYTES", help="Smallest message. [default: 1K]"
+    "-b",
+    "--minbytes",
+    callback=_size,
+    metavar="BYTES",
+    help="Smallest message, 4 bytes at least. [default: 1K]",
 )
 @click.option(
     "-e",
@@ -246,6 +261,9 @@ def bench(
     low, high = (parse_size(text) for text in (_GPU_RANGE if place.gpus else _CPU_RANGE))
     if cudagraph and not place.gpus:
         raise click.UsageError("-G: CUDA graphs need GPUs; use -G 0")
+    unserved = "nccl" if place.ranks > place.gpus else "gloo"  # as Placement.backend says
+    if unserved in chosen:
+        raise click.UsageError(f"--backend {unserved}: it does not carry these ranks' tensors")
     if not compare and (backends or modes):
         raise click.UsageError("--backends and --modes stand with --compare; alone it is --backend")
     replays = cudagraph if cudagraph is not None else (_SAMPLES if place.gpus else 0)
@@ -297,7 +315,7 @@ def bench(
     help="No further size is begun after so long.",
 )  # fmt: skip
 @click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path),
+    "--output", type=click.Path(dir_okay=False, path_type=Path), callback=_writable,
     help="Where to store the table. [default: where every start looks for it]",
 )  # fmt: skip
 def tune(
@@ -318,14 +336,20 @@ def tune(
     from pyallreduce.launch import place
     from pyallreduce.tuned import path_of
 
+    _not_under_torchrun()
     config = _or_exit(Config.from_env)
     placement = _or_exit(lambda: place(ranks, device, gpus=gpu_count(), share_gpu=config.share_gpu))
     path = output or path_of(config.tuning_file)
     if path is None:
-        raise click.UsageError("there is no place for the table: use --output")
+        raise click.UsageError("PYALLREDUCE_TUNING_FILE=off keeps no table: use --output")
+    if path.is_dir():
+        raise click.UsageError(f"PYALLREDUCE_TUNING_FILE={path} is a folder: name a file in it")
+    largest = maxbytes or max(minbytes, parse_size("64M" if placement.gpus else "1M"))
+    if minbytes > largest:
+        raise click.UsageError(f"no size from {minbytes} (-b) to {largest} bytes (-e)")
     options = {
         "min_bytes": minbytes,
-        "max_bytes": maxbytes or parse_size("64M" if placement.gpus else "1M"),
+        "max_bytes": largest,
         "seconds": seconds,
         "dtype": "bfloat16",
     }
@@ -354,6 +378,8 @@ def _compare(
         entries = choose(filter(None, backends.split(",")), "cuda" if place.gpus else "cpu")
     except ValueError as error:
         raise click.UsageError(str(error)) from error
+    if not entries:
+        raise click.UsageError(f"--backends {backends}: none of these serves this device")
     if not place.gpus and set(chosen) != {"eager"}:
         raise click.UsageError("--modes: CUDA graphs need GPUs; use --modes eager")
     plan = Plan(
@@ -388,12 +414,20 @@ def _plot(path: Path) -> None:
 
 
 def _or_exit(action: Any) -> Any:
-    """`action()`; an error of ours becomes its message and exit code 1, without a traceback."""
+    """`action()`; an error of ours, or of the file system, becomes its message and exit code 1,
+    without a traceback."""
     try:
         Config.from_env()  # an unknown setting is refused once, here, not by each rank
         return action()
-    except PyallreduceError as error:
+    except (PyallreduceError, OSError) as error:
         raise click.ClickException(str(error)) from error
+
+
+def _not_under_torchrun() -> None:
+    """Each of torchrun's processes would start a set of ranks, all on the same GPUs."""
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        name = click.get_current_context().info_name
+        raise click.UsageError(f"{name} starts its own ranks: run it without torchrun")
 
 
 def _command() -> str:

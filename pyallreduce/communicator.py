@@ -27,7 +27,7 @@ import torch.distributed as dist
 from pyallreduce import arguments, arrays, ops, validate
 from pyallreduce.agree import resolve
 from pyallreduce.config import Config
-from pyallreduce.errors import BackendUnavailable, CommunicatorClosed, InvalidCall
+from pyallreduce.errors import BackendUnavailable, CommunicatorClosed, ConfigError, InvalidCall
 from pyallreduce.exchange import Exchange
 from pyallreduce.facts import share_a_gpu
 from pyallreduce.fallback import Fallback
@@ -60,13 +60,19 @@ os.register_at_fork(after_in_child=_disown)
 
 @dataclass(frozen=True)
 class Decision:
-    """Who runs the all-reduce, why, and the dispatch table in force (one line an entry)."""
+    """Who runs the all-reduce, why, and the dispatch table in force (one line an entry).
+
+    As text: "native: " or "gloo always: ", and the reason with its remedy.
+    """
 
     backend: str
     reason: Reason
     target: Target
     requested: str
     table: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{'native' if self.backend == 'native' else self.table[0]}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ class Communicator:
         fallback_group: carries what the native path does not take; None as above.
 
     Raises:
-        NotAMember: this process is not in the group.
+        NotAMember: this process is not in the group, or `fallback_group` is of other ranks.
         ConfigError: a setting is unknown or out of range.
         BackendUnavailable: native was demanded and cannot be had; `SlabMemoryError` for want of
         memory. ExchangeTimeout: some rank did not come; the group is then of no more use.
@@ -108,6 +114,8 @@ class Communicator:
         fallback_group: dist.ProcessGroup | None = None,
     ) -> None:
         self.config = Config.from_env() if config is None else config
+        if not isinstance(self.config, Config):
+            raise ConfigError(f"config is a {type(config).__name__}: expected a pyallreduce.Config")
         self.device = arguments.chosen_device(device)
         self._index = -1 if self.device.index is None else self.device.index
         exchange = Exchange(group, self.config.exchange_timeout_ms)
@@ -161,8 +169,9 @@ class Communicator:
                 own (of a DTensor: its local tensor), or a CUDA array of another library (CuPy: on
                 its current stream; Numba: with `out`).
             out: where the result goes: None for a new array, `x` itself for in place, or another
-                array of the same shape, dtype and device that does not overlap `x`. Its elements
-                share no memory, and where gradients are recorded it requires none.
+                array of the same shape, dtype and device, apart from `x` in memory (columns of one
+                matrix lie between each other, and are not). Its elements share no memory, and where
+                gradients are recorded it requires none.
             op: "sum", "avg", "max", "min" or "product".
             algorithm: forces "one_shot" or "two_shot"; the call is then native or an error. "auto"
                 is what None is.
@@ -183,7 +192,10 @@ class Communicator:
         usual = usual and algorithm in arguments.ALGORITHMS
         native = None if torch.compiler.is_dynamo_compiling() else self._native
         if usual and native is not None and (source := self._usual(x, native, algorithm)):
-            result = torch.empty_like(x) if out is None else out
+            try:
+                result = torch.empty_like(x) if out is None else out
+            except AssertionError:  # FakeTensorMode takes no real tensor: refused below
+                return self._judged(x, out, op, algorithm, tag)
             if out is None:
                 target = result.data_ptr()
             elif out is x:
@@ -196,6 +208,10 @@ class Communicator:
                 return result
         if torch.compiler.is_compiling():
             return self._traced(x, out, op, algorithm, tag)
+        return self._judged(x, out, op, algorithm, tag)
+
+    def _judged(self, x: Any, out: Any, op: str, algorithm: AlgorithmName | None, tag: int) -> Any:
+        """A call that may be refused, go to NCCL, or need copies."""
         self._refuse_if_closed()
         if arrays.is_foreign(x):
             return self._foreign(x, out, op, algorithm, tag)
@@ -279,7 +295,8 @@ class Communicator:
 
         Synchronise the stream first to see them all. Call it at the end of each step, before a
         value leaves: no rank may use what another one aborted. Of a peer that is a step ahead it
-        may report that step's abort.
+        may report that step's abort. Calls that went to NCCL or gloo leave no record, and after
+        `close()` there is none to ask.
         """
         if self._native is not None and not self.closed:
             self._native.check()
@@ -295,8 +312,10 @@ class Communicator:
             AllReduceAborted: a rank's process has ended; nobody can go on without it.
             ExchangeTimeout: some rank did not come.
             BackendUnavailable: the native path was demanded and cannot be had any more.
+            CommunicatorClosed: after `close()`.
         """
-        if self._native is None or self.closed:
+        self._refuse_if_closed()
+        if self._native is None:
             return
         native = self._native
         try:

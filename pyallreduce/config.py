@@ -93,9 +93,10 @@ class Config:
             if name not in known:
                 raise ConfigError(_unknown(name, list(known)))
             variable = known[name]
-            if variable.field and text.strip():
+            if text.strip():
                 value = variable.read(text)
-                fields[variable.field] = fields.get(variable.field) or value
+                if variable.field:
+                    fields[variable.field] = fields.get(variable.field) or value
         return cls(**fields)
 
     @property
@@ -191,8 +192,9 @@ def _within(value: int, bounds: tuple[int, int]) -> int:
 
 
 def _unknown(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {close[0]}?)" if close else ""
+    meant = {other.removeprefix(_PREFIX): other for other in known}
+    close = difflib.get_close_matches(name.removeprefix(_PREFIX), meant, n=1)
+    hint = f" (did you mean {meant[close[0]]}?)" if close else ""
     return f"unknown variable {name}{hint}; the known ones are {', '.join(known)}"
 
 
@@ -245,7 +247,8 @@ VARIABLES: tuple[Variable, ...] = (
         name="PYALLREDUCE_TIMEOUT_MS",
         values="milliseconds from 1000 to 86400000",
         default=str(Config.timeout_ms),
-        meaning="longest wait of one call for its peers; ten times that at start-up and capture",
+        meaning="longest wait of one call for its peers; ten times that until the first call has "
+        "ended, and around captures",
         field="timeout_ms",
         parse=_milliseconds,
     ),

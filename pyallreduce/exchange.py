@@ -152,7 +152,7 @@ class _Loss:
 
     peer: int
     after_s: float
-    error: RuntimeError
+    error: Exception
 
 
 class _Transfers:
@@ -169,7 +169,7 @@ class _Transfers:
         self._works: list[tuple[int, Any]] = []
         self._peer = exchange.rank  # with whom a transfer is being started
 
-    def lose(self, peer: int, error: RuntimeError) -> None:
+    def lose(self, peer: int, error: Exception) -> None:
         self.lost.append(_Loss(peer, time.monotonic() - self._since, error))
 
     def started(self, seconds: float) -> list[tuple[int, Any]]:
@@ -199,5 +199,5 @@ class _Transfers:
                 try:
                     tensor = torch.frombuffer(buffer, dtype=torch.uint8)
                     self._works.append((peer, self._exchange.start(call, tensor, peer)))
-                except RuntimeError as error:
+                except Exception as error:  # a ValueError, where the group has been destroyed
                     self.lose(peer, error)

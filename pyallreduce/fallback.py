@@ -7,7 +7,7 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 
-from pyallreduce.errors import AllReduceAborted, InvalidCall
+from pyallreduce.errors import AllReduceAborted, InvalidCall, NotAMember
 from pyallreduce.exchange import Exchange, backends_of
 
 __all__ = ["OPERATIONS", "Fallback"]
@@ -34,6 +34,10 @@ class Fallback:
     ) -> None:
         self._rank, self._world = exchange.rank, exchange.world
         self._group = exchange.group if group is None else group
+        if group is not None and group is not exchange.group:
+            members = dist.get_process_group_ranks(group)
+            if members != dist.get_process_group_ranks(exchange.group):
+                raise NotAMember(f"fallback_group has ranks {members}: expected those of the group")
         backend = backends_of(self._group).get(device.type)
         nccl = nccl and dist.is_nccl_available()
         if group is None and device.type == "cuda" and nccl and backend != "nccl":
@@ -49,6 +53,8 @@ class Fallback:
         """
         if op not in OPERATIONS:
             raise InvalidCall(f"op={op!r}: expected one of {', '.join(OPERATIONS)}")
+        if op == "avg" and x.dtype is torch.bool:
+            raise InvalidCall(f"rank {self._rank}: op='avg' of a {x.dtype} tensor: use 'max'")
         if not _same(x, out):
             out.copy_(x)
         average = op == "avg" and self.name != "nccl"  # gloo has no AVG
@@ -58,10 +64,12 @@ class Fallback:
         except (RuntimeError, ValueError, TypeError) as error:
             if _is_of_transport(error):
                 raise self._cut_off(x, error) from error
-            message = f"{self.name} does not {op} a {x.dtype} tensor on {x.device}: {error}"
+            does_not = f"rank {self._rank}: {self.name} does not"
+            message = f"{does_not} {op} a {x.dtype} tensor on {x.device}: {error}"
             raise InvalidCall(message) from error
         if average:
-            work.div_(self._world) if work.is_floating_point() else work.floor_divide_(self._world)
+            inexact = work.is_floating_point() or work.is_complex()
+            work.div_(self._world, rounding_mode=None if inexact else "floor")
         if work is not out:
             out.copy_(work)
 

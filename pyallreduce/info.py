@@ -21,7 +21,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pyallreduce import _native
+from pyallreduce import _native, tuned
 from pyallreduce.config import VARIABLES, Config
 from pyallreduce.launch import HOST_RANKS
 from pyallreduce.reasons import Code, Reason
@@ -68,6 +68,7 @@ class Info:
     machine: dict[str, str]
     settings: dict[str, str]
     settings_error: str
+    tuned: str
     matrix: Matrix
     groups: tuple[Group, ...]
     budgets: tuple[Budget, ...]
@@ -95,12 +96,20 @@ def gather() -> Info:
         machine=_machine(),
         settings={v.name: os.environ[v.name] for v in VARIABLES if os.environ.get(v.name)},
         settings_error=settings_error,
+        tuned=_ask(errors, "tuned tables", lambda: _tuned(config), ""),
         matrix=matrix(),
         groups=tuple(group for group in groups if group is not None),
         budgets=tuple(_ask(errors, "the slab's budget", lambda: _budgets(config), [])),
         engines=tuple(_ask(errors, "engines", _engines, [])),
         errors=tuple(errors),
     )
+
+
+def _tuned(config: Config) -> str:
+    path = tuned.path_of(config.tuning_file)
+    if path is None:
+        return "none are looked for; the shipped ones hold"
+    return str(path) if path.exists() else f"{path} (not there: the shipped ones hold)"
 
 
 def gpu_count() -> int:

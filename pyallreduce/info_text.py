@@ -12,7 +12,7 @@ __all__ = ["lines"]
 
 _NATIVE = {
     "cuda": "built with CUDA",
-    "host": "built without CUDA: between processes of the CPU only",
+    "host": "between processes of the CPU only",
     "missing": "not built",
     "broken": "does not load",
 }
@@ -47,6 +47,8 @@ def _settings(info: Info) -> Iterator[str]:
     elif info.settings:
         yield ""
         yield from (f"{name}={value}" for name, value in info.settings.items())
+    yield ""
+    yield f"Tuned tables: {info.tuned}"
 
 
 def _gpus(info: Info) -> Iterator[str]:

@@ -255,6 +255,7 @@ def _hear(rank: _Rank, selector: selectors.BaseSelector, on_report: Report) -> N
 
 def _listen(ranks: list[_Rank], deadline: float, on_report: Report) -> None:
     """Hear all ranks until their pipes close; after a failure only for a few seconds more."""
+    given = deadline - time.monotonic()
     with selectors.DefaultSelector() as selector:
         for rank in ranks:
             selector.register(rank.pipe, selectors.EVENT_READ, rank)
@@ -269,7 +270,8 @@ def _listen(ranks: list[_Rank], deadline: float, on_report: Report) -> None:
         late = [key.data for key in selector.get_map().values()]
     failed: dict[str, list[int]] = {}  # what all ranks say alike is told once
     for rank in [*(rank for rank in ranks if rank.failure), *late]:
-        failed.setdefault(rank.failure or "did not end in time", []).append(rank.number)
+        what = rank.failure or f"did not end in time ({given:.0f} s)"
+        failed.setdefault(what, []).append(rank.number)
     if failed:
         told = (f"rank {', '.join(map(str, who))}: {what}" for what, who in failed.items())
         raise LaunchError("\n".join(told))

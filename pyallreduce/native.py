@@ -208,8 +208,9 @@ class NativePath:
             ExchangeTimeout: some rank did not come.
             BackendUnavailable: some rank could not; the native path is then of no more use.
         """
-        if self._slabs.ended()[1]:
-            raise self._failure(read_records(self._slabs))
+        if (death := self._slabs.ended())[1]:  # whatever else the records tell
+            self.aborts += 1
+            raise error_from(self._exchange.rank, read_records(self._slabs), death)
         self._generation += 1
         self._step(Stage.DRAINED, self._drain)
         self._step(Stage.ARMED, self._arm)

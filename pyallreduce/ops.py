@@ -67,3 +67,5 @@ def _all_reduce_fake(x: torch.Tensor, *_arguments: object) -> torch.Tensor:
 _KEY = "CompositeExplicitAutograd"
 _library.impl("all_reduce", _all_reduce, _KEY)  # type: ignore[no-untyped-call]
 torch.library.register_fake("pyallreduce::all_reduce", _all_reduce_fake, lib=_library)
+# The peers wait for a call, whether or not its result is used here: no graph may drop it.
+torch.fx.node.has_side_effect(torch.ops.pyallreduce.all_reduce.default)

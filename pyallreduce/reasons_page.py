@@ -25,6 +25,9 @@ This page is made from `pyallreduce/reasons.py` by `python -m pyallreduce.reason
 3. In your program, `Communicator.decision` holds the same reason, and the logger `pyallreduce`
    says it at start-up.
 
+Errors are classes of the package, such as `pyallreduce.AllReduceAborted`. There is no release yet:
+where `pip install` names pyallreduce, `pip install .` in a checkout.
+
 ## An error at run time
 
 | error | what happened | what to do |

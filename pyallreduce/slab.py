@@ -10,12 +10,15 @@ from __future__ import annotations
 import atexit
 import contextlib
 import ctypes
+import functools
 import logging
+import multiprocessing.util
 import os
 import struct
 import time
 import weakref
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pyallreduce import _native
@@ -27,7 +30,7 @@ from pyallreduce.wire import HANDLE_BYTES, NONCE_BYTES, SlabOffer
 if TYPE_CHECKING:
     from pyallreduce._C import DeviceMemory, Layout, Rank, SharedMemory, Watchdog
 
-__all__ = ["RECORD_BYTES", "SlabError", "Slabs"]
+__all__ = ["RECORD_BYTES", "SlabError", "Slabs", "available_bytes"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +58,22 @@ def _keep_for_ever(thing: object) -> None:
 def _leave_all() -> None:
     for slabs in list(_OPEN):
         slabs.leave()
+
+
+@functools.cache
+def _leave_where_multiprocessing_ends(_pid: int) -> None:
+    """Its children by fork and forkserver end by os._exit, which asks no atexit. They forget what
+    was registered before their start: once in each process."""
+    multiprocessing.util.Finalize(None, _leave_all, exitpriority=0)
+
+
+def available_bytes() -> int | None:
+    """What the kernel could give to new programs without swapping; None where it does not say."""
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path("/proc/meminfo").read_text(encoding="ascii").splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return None
 
 
 class SlabError(PyallreduceError):
@@ -103,15 +122,29 @@ class Slabs:
                 lead = self._lead(self._rank)
                 self._own = self._native.DeviceMemory(self._device, self.layout.bytes, lead)
             else:
+                self._refuse_more_than_there_is()
                 self._own = self._native.SharedMemory(self.layout.bytes)
             self._notice_ms = notice_ms
             self.arm(1, deadline_ms)
             self._own.write(0, self._header(self._rank, nonce))
             self._watchdog = self._native.Watchdog(self._rank, self._page)
             _OPEN.add(self)
+            _leave_where_multiprocessing_ends(os.getpid())
         except (RuntimeError, OSError) as error:
             detail = f"{self.layout.bytes} bytes: {error}"
             raise SlabError(Reason(Code.SLAB_MEMORY, detail)) from error
+
+    def _refuse_more_than_there_is(self) -> None:
+        """The kernel gives all that is asked for, and ends processes when it is used.
+
+        Raises:
+            OSError: the machine has not enough for all ranks.
+        """
+        there = available_bytes()
+        wanted = self.layout.world * self.layout.bytes
+        if there is not None and wanted > there:
+            message = f"{self.layout.world} ranks need {wanted} bytes, and {there} are available"
+            raise OSError(message)
 
     def arm(self, generation: int, deadline_ms: int) -> None:
         """Make every mailbox empty and begin a generation. No kernel of the group may run."""

@@ -150,6 +150,7 @@ def _write(path: Path, content: dict[str, Any]) -> None:
         "w", dir=path.parent, prefix=path.name, delete=False, encoding="utf-8"
     ) as file:
         file.write(json.dumps(content, indent=1) + "\n")
+    Path(file.name).chmod(0o644)  # ranks of other users read it where the place is shared
     os.replace(file.name, path)  # noqa: PTH105 - one atomic step
 
 

@@ -194,9 +194,9 @@ def judge(ours: Record, peers: Mapping[Who, Record]) -> str:
     floor = ours.floor
     allowed = max(goal.of_peer * best, goal.excuse * floor)
     if ours.us > allowed:
-        return f"lost: {ours.us / best:.2f} of the fastest peer, at most {goal.of_peer:.2f}"
+        return f"lost: {ours.us / best:.3f} of the fastest peer, at most {goal.of_peer:.2f}"
     if ours.us > goal.of_floor * floor:
-        return f"lost: {ours.us / floor:.2f} of the floor, at most {goal.of_floor:.2f}"
+        return f"lost: {ours.us / floor:.3f} of the floor, at most {goal.of_floor:.2f}"
     return "won"
 
 
@@ -249,13 +249,13 @@ def _fastest(ours: Record, best: float, right: Mapping[Who, Record]) -> str:
         return _eager(ours, best, right)
     if ours.us < best:
         return "won"
-    return f"lost: {ours.us / best:.2f} of the fastest peer" if best > 0 else "lost"
+    return f"lost: {ours.us / best:.3f} of the fastest peer" if best > 0 else "lost"
 
 
 def _eager(ours: Record, best: float, right: Mapping[Who, Record]) -> str:
     """Eager calls are judged by the host's time of one, where that was taken."""
     if ours.host_us is None:
-        return "won" if ours.us < best else f"lost: {ours.us / best:.2f} of the fastest peer"
+        return "won" if ours.us < best else f"lost: {ours.us / best:.3f} of the fastest peer"
     hosts = [r.host_us for r in right.values() if r.host_us is not None]
     if hosts and ours.host_us >= min(hosts):
         return f"lost: {ours.host_us:.1f} us on the host, a peer {min(hosts):.1f}"

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import struct
 import tempfile
 import threading
@@ -113,6 +114,25 @@ def stall(context: Context, options: dict[str, Any]) -> dict[str, Any]:
             ended.set()
         watcher.join()
         return seen
+
+
+def dies_behind_a_stall(context: Context, _options: dict[str, Any]) -> None:
+    """The last rank comes to no call, and is killed once the others have given up."""
+    device = "cpu" if context.gpu is None else f"cuda:{context.gpu}"
+    comm = Communicator(device=device, config=Config(**_ANYWHERE, timeout_ms=1_000))
+    assert right(comm, 1.0)
+    torch.distributed.barrier()
+    if context.rank == context.world - 1:
+        time.sleep(2)
+        os.kill(os.getpid(), signal.SIGKILL)
+    told = []
+    for act, seconds in ((lambda: right(comm, 2.0), 1.5), (comm.recover, 0.0)):
+        try:
+            act()
+        except AllReduceAborted as error:
+            told.append(str(error))
+        time.sleep(seconds)
+    context.say({"told": told})
 
 
 def wrap(context: Context, options: dict[str, Any]) -> list[Any]:

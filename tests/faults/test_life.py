@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from pyallreduce.launch import Placement, launch
+from pyallreduce.launch import LaunchError, Placement, launch
 
 HERE = Path(__file__).parent
 sys.path.insert(0, str(HERE))
@@ -69,6 +69,23 @@ def names_in_shared_memory(pid: int) -> list[str]:
     """What a process has mapped that would outlive it in /dev/shm."""
     maps = Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
     return [line for line in maps.splitlines() if "/dev/shm/" in line]
+
+
+def test_recovery_names_a_rank_that_died_behind_its_stall() -> None:
+    """Who gave up on it knows of its silence alone, and could try for ever."""
+    heard: list[Any] = []
+    with pytest.raises(LaunchError):
+        launch(
+            "life_targets:dies_behind_a_stall",
+            {},
+            Placement(2, 0),
+            deadline_s=60,
+            on_report=lambda _rank, report: heard.append(report["told"]),
+        )
+    ((silent, dead),) = heard
+    assert "waited 1.0 s for rank 1" in silent
+    assert dead.startswith("PEER_DIED: ")
+    assert "SIGKILL" in dead
 
 
 @pytest.mark.parametrize("whom", ["a worker", "all workers", "the parent"])

@@ -45,6 +45,8 @@ def bad_calls(comm: Communicator) -> dict[str, Callable[[], object]]:
     good = torch.ones(64)
     base = torch.ones(128)
     rows = torch.ones(8).expand(8, 8)
+    with torch.inference_mode():
+        inferred = torch.ones(65)
     return {
         "sparse": lambda: comm.all_reduce(torch.eye(4).to_sparse()),
         "grad": lambda: comm.all_reduce(torch.ones(4, requires_grad=True)),
@@ -68,13 +70,15 @@ def bad_calls(comm: Communicator) -> dict[str, Callable[[], object]]:
         "zeros": lambda: comm.all_reduce(torch._efficientzerotensor((64,))),
         "vmap": lambda: torch.func.vmap(comm.all_reduce)(torch.ones(2, 32)),
         "fake": lambda: faked(lambda: comm.all_reduce(good)),
+        "fake alone": lambda: faked(lambda: comm.all_reduce(good), takes_real=False),
+        "out inference": lambda: comm.all_reduce(good, out=inferred[1:]),
         "fake copy": lambda: faked(lambda: comm.all_reduce(base[1:65], out=good)),
     }
 
 
-def faked(call: Callable[[], object]) -> object:
+def faked(call: Callable[[], object], *, takes_real: bool = True) -> object:
     """Of a real tensor, where new ones have no memory."""
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=takes_real):
         return call()
 
 
@@ -218,6 +222,10 @@ def fallbacks(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
         }
         results["avg"] = comm.all_reduce(x.float(), op="avg").tolist()
         results["double"] = comm.all_reduce(x.double()).tolist()
+        whole = comm.all_reduce(torch.complex(x.float(), x.float()), op="avg")
+        results["complex avg"] = [whole.real.tolist(), whole.imag.tolist()]
+        results["integer avg"] = comm.all_reduce(x, op="avg").tolist()
+        results["bool avg"] = outcome(lambda: comm.all_reduce(x > 0, op="avg"))
         results["accepts"] = [
             comm.accepts(x.float()),
             comm.accepts(x),

@@ -314,6 +314,43 @@ def compiled(context: Context, _options: dict[str, Any]) -> list[Any]:
         return [bool(torch.equal(step(x), total)), comm.stats().calls]
 
 
+def unused(context: Context, options: dict[str, Any]) -> list[Any]:
+    """Rank 1's graph has no use for the sum."""
+    with communicator(context) as comm:
+
+        @torch.compile(fullgraph=True, backend=options["backend"])
+        def step(x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = comm.all_reduce(x)
+            return y + 1 if context.rank == 0 else x + 1
+
+        value = float(step(torch.ones(8))[0])
+        calls = comm.stats().calls
+        values: list[Any] = [None] * context.world
+        dist.all_gather_object(values, value)
+        return [values, calls]
+
+
+def group_destroyed(context: Context, options: dict[str, Any]) -> list[str]:
+    comm = communicator(context, exchange_timeout_ms=3_000)
+    works(comm)
+    dist.barrier()
+    if options["who"] == "all" or context.rank == 1:
+        dist.destroy_process_group()
+    kind, _ = outcome(comm.recover)
+    if not dist.is_initialized():  # worker.py destroys one behind the target
+        dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    comm.close()
+    return [kind, comm.decision.backend]
+
+
+def other_fallback(context: Context, _options: dict[str, Any]) -> list[str]:
+    pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
+    mine, everybody = pairs[context.rank // 2], dist.group.WORLD
+    return outcome(
+        lambda: Communicator(mine, "cpu", config=Config(**SMALL), fallback_group=everybody)
+    )
+
+
 def subgroups(context: Context, _options: dict[str, Any]) -> list[Any]:
     """Two groups of two ranks, and two communicators used in turn."""
     pairs = [dist.new_group([0, 1]), dist.new_group([2, 3])]
@@ -401,7 +438,7 @@ def life(context: Context, _options: dict[str, Any]) -> list[Any]:
     comm.close()
     plan = comm.plan_of(4)
     calls = (lambda: comm.all_reduce(torch.ones(1)), lambda: comm.run_plan(torch.ones(4), plan))
-    return [working, [outcome(call)[0] for call in calls], memory]
+    return [working, [outcome(call)[0] for call in (*calls, comm.recover)], memory]
 
 
 def _random(rank: int, elements: int, dtype: torch.dtype) -> torch.Tensor:

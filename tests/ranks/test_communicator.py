@@ -5,6 +5,9 @@
 from __future__ import annotations
 
 import re
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +176,29 @@ def test_a_forked_child_lets_its_parents_communicator_alone(how: str) -> None:
     assert run("forked", 2, how=how) == [[0, 1]] * 2
 
 
+@pytest.mark.parametrize("how", ["fork", "forkserver", "spawn"])
+def test_a_rank_of_multiprocessing_that_ends_well_is_not_told_as_dead(how: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    script = str(Path(__file__).parent / "multiprocessing_ranks.py")
+    ended = subprocess.run(
+        [sys.executable, script, how, port], capture_output=True, text=True, timeout=90, check=True
+    )
+    assert ended.stdout == "sound\n", "the end of a peer passed for its death"
+    assert "died" not in ended.stderr
+
+
+@pytest.mark.parametrize("who", ["all", "one"])
+def test_recovery_without_the_process_group_fails_on_all_ranks_alike(who: str) -> None:
+    """One that has lost it must not take what was never sent for the others' answers."""
+    assert run("group_destroyed", 2, who=who) == [["ExchangeTimeout", "native"]] * 2
+
+
+def test_a_fallback_group_of_other_ranks_is_refused() -> None:
+    assert {kind for kind, _ in run("other_fallback", 4)} == {"NotAMember"}
+
+
 @pytest.mark.parametrize("algorithm", ["one_shot", "two_shot"])
 def test_a_rank_that_stays_away_is_named_at_the_deadline(algorithm: str) -> None:
     for rank, (kind, text, peer, after) in enumerate(
@@ -192,9 +218,12 @@ def test_what_is_not_native_goes_to_the_fallback_with_the_right_result() -> None
         assert results["product"] == [2, 16, 9]
         assert results["avg"] == [1.5, 4.0, -3.0]
         assert results["double"] == [3.0, 8.0, -6.0]
+        assert results["complex avg"] == [[1.5, 4.0, -3.0]] * 2
+        assert results["integer avg"] == [1, 4, -3]
+        assert results["bool avg"][0] == "InvalidCall"
         assert results["accepts"] == [True, False, False, False, False]
         assert results["accepts without grad"], "a call of it runs natively"
-        assert results["stats"] == [0, {"DTYPE": 2, "OP": 4}]
+        assert results["stats"] == [0, {"DTYPE": 2, "OP": 7}]
         assert results["native calls"] == [1, 12]
 
 
@@ -206,6 +235,15 @@ def test_a_negated_view_is_summed_as_its_values(backend: str) -> None:
 
 def test_torch_compile_traces_the_whole_call() -> None:
     assert run("compiled", 2) == [[True, 1]] * 2
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_a_compiled_call_whose_result_nobody_uses_is_made(
+    backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The peers wait for it."""
+    monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))  # not a graph of before
+    assert run("unused", 2, backend=backend) == [[[3.0, 2.0], 1], [[3.0, 2.0], 1]]
 
 
 def test_compiled_calls_are_as_eager_ones() -> None:
@@ -269,5 +307,5 @@ def test_forcing_the_impossible_names_the_reason_on_all_ranks(case: str, error: 
 def test_closing_twice_and_calling_a_closed_communicator() -> None:
     for working, kinds, memory in run("life", 2):
         assert working
-        assert kinds == ["CommunicatorClosed"] * 2
+        assert kinds == ["CommunicatorClosed"] * 3
         assert 0 < memory <= 4 << 20

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import math
 from pathlib import Path
@@ -26,13 +27,31 @@ def run(*arguments: str, **environ: str) -> Result:
     return CliRunner().invoke(main, arguments, env=environ)
 
 
-@pytest.mark.parametrize("command", ["check", "bench"])
+@pytest.mark.parametrize(
+    ("command", "option"), [("check", "--json"), ("bench", "--json"), ("tune", "--output")]
+)
+@pytest.mark.parametrize(
+    ("path", "told"), [("/nowhere/result.json", "there is no folder"), ("/proc/result", "written")]
+)
 def test_a_result_file_that_could_not_be_written_is_told_before_anything_starts(
-    command: str, tmp_path: Path
+    command: str, option: str, path: str, told: str
 ) -> None:
-    result = run(command, "--json", str(tmp_path / "not there" / "result.json"))
+    result = run(command, option, path)
     assert result.exit_code == 2
-    assert "there is no folder" in result.output
+    assert told in result.output
+
+
+def test_a_result_file_is_not_made_before_there_is_a_result(tmp_path: Path) -> None:
+    result = run("check", "--json", str(tmp_path / "result.json"), "--ranks", "1")
+    assert result.exit_code == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("command", ["check", "tune"])
+def test_what_starts_its_own_ranks_refuses_torchruns(command: str) -> None:
+    result = run(command, TORCHELASTIC_RUN_ID="none")
+    assert result.exit_code == 2
+    assert "without torchrun" in result.output
 
 
 @pytest.mark.parametrize(
@@ -41,6 +60,8 @@ def test_a_result_file_that_could_not_be_written_is_told_before_anything_starts(
         (("-b", "8K", "-e", "1K"), "no size from 8192"),
         (("--backends", "nccl"), "stand with --compare"),
         (("--modes", "eager"), "stand with --compare"),
+        (("--backend", "nccl"), "does not carry"),
+        (("--compare", "--backends", "nccl"), "none of these serves"),
     ],
 )
 def test_bench_refuses_what_it_would_measure_nothing_for(
@@ -94,6 +115,27 @@ def test_info_without_the_module(monkeypatch: pytest.MonkeyPatch, status: Any, c
     found = json.loads(run("info", "--json").output)
     assert found["groups"][-1]["code"] == code
     assert found["budgets"] == []
+
+
+def test_a_checkout_that_hides_an_installed_package_says_so(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """`python -m` and torchrun put the folder that they start in first."""
+    checkout, installed = tmp_path / "checkout", tmp_path / "site" / "pyallreduce"
+    installed.mkdir(parents=True)
+    (tmp_path / "site" / "pyallreduce-0.1.0.dist-info").mkdir()
+    (tmp_path / "site" / "pyallreduce-0.1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: pyallreduce\nVersion: 0.1.0\n"
+    )
+    monkeypatch.setattr(_native, "__file__", str(checkout / "pyallreduce" / "_native.py"))
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _name: None)
+    state = _native.state.__wrapped__
+    assert str(installed) not in state().detail, "there is no module in it"
+    (installed / "_C.cpython-311-x86_64-linux-gnu.so").touch()
+    assert state().status == "missing"
+    assert f"in {checkout / 'pyallreduce'}, which hides" in state().detail
+    assert str(installed) in state().detail
 
 
 def test_a_module_of_another_protocol_is_broken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,6 +228,21 @@ def test_plot_refuses_a_file_that_is_none(tmp_path: Path) -> None:
     result = run("bench", "--plot", str(path))
     assert result.exit_code == 1
     assert "holds no comparison" in result.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ", "told"),
+    [
+        (("-b", "1M", "-e", "1K"), {}, "no size from 1048576"),
+        ((), {"PYALLREDUCE_TUNING_FILE": "/tmp"}, "is a folder"),
+    ],
+)
+def test_tune_refuses_what_it_could_not_do(
+    arguments: tuple[str, ...], environ: dict[str, str], told: str
+) -> None:
+    result = run("tune", *arguments, **environ)
+    assert result.exit_code == 2
+    assert told in result.output
 
 
 def test_tune_needs_a_place_for_the_table() -> None:

@@ -74,7 +74,7 @@ def test_won() -> None:
 
 
 def test_lost_by_a_little() -> None:
-    assert verdict(field(1.87)) == "lost: 0.94 of the fastest peer, at most 0.93"
+    assert verdict(field(1.87)) == "lost: 0.935 of the fastest peer, at most 0.93"
 
 
 def test_near_the_floor_is_excused_on_two_gpus_in_the_middle() -> None:
@@ -97,7 +97,7 @@ def test_far_from_the_floor_is_lost_however_slow_the_peers_are() -> None:
         r if r.backend == "pyallreduce" else dataclasses.replace(r, us=r.us * 1.1)
         for r in field(us, MIB)
     ]
-    assert verdict(rows) == "lost: 1.13 of the floor, at most 1.12"
+    assert verdict(rows) == "lost: 1.130 of the floor, at most 1.12"
 
 
 @pytest.mark.parametrize(

@@ -89,6 +89,7 @@ def test_the_table_covers_every_setting() -> None:
         ("PYALLREDUCE_BACKEND", "NCCL", "auto, native or nccl"),
         ("PYALLREDUCE_ALGO", "ring", "auto, one_shot or two_shot"),
         ("PYALLREDUCE_SHARE_GPU", "yes", "0 or 1"),
+        ("PYALLREDUCE_VLLM_EXCLUSIVE", "2", "0 or 1"),
         ("PYALLREDUCE_SLAB_BYTES", "64Q", "64M"),
         ("PYALLREDUCE_SLAB_BYTES", "1K", "64K"),
         ("PYALLREDUCE_SLAB_BYTES", "-1", "64K"),
@@ -109,6 +110,9 @@ def test_refuses_an_unknown_variable_and_lists_the_known() -> None:
     with pytest.raises(ConfigError) as caught:
         Config.from_env({"PYALLREDUCE_BACKENT": "nccl"})
     assert "did you mean PYALLREDUCE_BACKEND?" in str(caught.value)
+    with pytest.raises(ConfigError) as caught:
+        Config.from_env({"PYALLREDUCE_FOO": "1"})
+    assert "did you mean" not in str(caught.value), "the prefix alone is alike"
     for variable in VARIABLES:
         assert variable.name in str(caught.value)
 

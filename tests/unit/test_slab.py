@@ -11,7 +11,7 @@ import pytest
 
 from pyallreduce import _C
 from pyallreduce.reasons import Code
-from pyallreduce.slab import SlabError, Slabs
+from pyallreduce.slab import SlabError, Slabs, available_bytes
 
 NONCE, STALE = bytes(range(16)), bytes(16)
 LAYOUT = _C.Layout(2, 2 << 20)
@@ -32,6 +32,22 @@ def test_a_slab_is_armed_before_it_is_offered(pair: tuple[Slabs, Slabs]) -> None
     for name, offset, size, armed in LAYOUT.regions():
         if name not in ("header", "control"):
             assert own.read(offset, size) == (b"\xff" if armed else b"\0") * size, name
+
+
+def test_a_slab_for_which_there_is_no_memory_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel would give it, and end processes when it is used."""
+    monkeypatch.setattr("pyallreduce.slab.available_bytes", lambda: 2 * LAYOUT.bytes - 1)
+    slabs = Slabs("host", 0, 0, LAYOUT)
+    with pytest.raises(SlabError, match="2 ranks need") as refused:
+        slabs.allocate(NONCE, 1000, 500)
+    assert refused.value.reason.code is Code.SLAB_MEMORY
+    slabs.close()
+
+
+def test_what_is_available_is_asked_of_the_kernel() -> None:
+    there = available_bytes()
+    assert there is not None
+    assert 1 << 20 < there < 1 << 50
 
 
 def test_slabs_of_one_job_open(pair: tuple[Slabs, Slabs]) -> None:
