@@ -7,6 +7,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -38,13 +39,13 @@ def _writable(_ctx: click.Context, _param: click.Parameter, path: Path | None) -
         return None
     if not path.absolute().parent.is_dir():
         raise click.BadParameter(f"there is no folder {path.parent}")
-    new = not path.exists()
     try:
-        path.open("a").close()
+        if path.exists():
+            path.open("a").close()
+        else:  # by a file without a name: torchrun's ranks all ask at once
+            tempfile.TemporaryFile(dir=path.absolute().parent).close()
     except OSError as error:
         raise click.BadParameter(f"{path} can't be written: {error.strerror}") from error
-    if new:
-        path.unlink()
     return path
 
 
