@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 import tempfile
 from pathlib import Path
@@ -342,7 +341,8 @@ def tune(
     placement = _or_exit(lambda: place(ranks, device, gpus=gpu_count(), share_gpu=config.share_gpu))
     path = output or path_of(config.tuning_file)
     if path is None:
-        raise click.UsageError("PYALLREDUCE_TUNING_FILE=off keeps no table: use --output")
+        why = "PYALLREDUCE_TUNING_FILE is off, or this user has no home"
+        raise click.UsageError(f"there is no place for the table ({why}): use --output")
     if path.is_dir():
         raise click.UsageError(f"PYALLREDUCE_TUNING_FILE={path} is a folder: name a file in it")
     largest = maxbytes or max(minbytes, parse_size("64M" if placement.gpus else "1M"))
@@ -426,9 +426,12 @@ def _or_exit(action: Any) -> Any:
 
 def _not_under_torchrun() -> None:
     """Each of torchrun's processes would start a set of ranks, all on the same GPUs."""
-    if "TORCHELASTIC_RUN_ID" in os.environ:
+    from pyallreduce.bench.command import under_torchrun
+
+    if under_torchrun():
         name = click.get_current_context().info_name
-        raise click.UsageError(f"{name} starts its own ranks: run it without torchrun")
+        text = f"{name} starts its own ranks: run it without torchrun (RANK and WORLD_SIZE are set)"
+        raise click.UsageError(text)
 
 
 def _command() -> str:

@@ -102,15 +102,9 @@ def read_records(path: Path) -> tuple[dict[str, Any], list[Record]]:
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         return content["header"], [Record(**record) for record in content["records"]]
-    except KeyError as error:
-        message = f"{path} holds no comparison: there is no {error} in it"
-        raise ValueError(message) from error
-    except TypeError as error:
-        message = f"{path} holds no comparison: `bench --compare` writes another shape"
-        raise ValueError(message) from error
-    except ValueError as error:
-        message = f"{path} holds no comparison: {error}"
-        raise ValueError(message) from error
+    except (KeyError, TypeError, ValueError) as error:
+        why = str(error) if isinstance(error, ValueError) else "`bench --compare` writes other keys"
+        raise ValueError(f"{path} holds no comparison: {why}") from error
 
 
 def _heading(titles: Sequence[str]) -> str:

@@ -49,7 +49,7 @@ def test_a_result_file_is_not_made_before_there_is_a_result(tmp_path: Path) -> N
 
 @pytest.mark.parametrize("command", ["check", "tune"])
 def test_what_starts_its_own_ranks_refuses_torchruns(command: str) -> None:
-    result = run(command, TORCHELASTIC_RUN_ID="none")
+    result = run(command, RANK="0", WORLD_SIZE="2")
     assert result.exit_code == 2
     assert "without torchrun" in result.output
 
