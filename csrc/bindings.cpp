@@ -165,6 +165,7 @@ void bind_rank(py::module_& m) {
       .def_property_readonly("theirs", [](const Record& r) { return words(r.theirs); })
       .def_readonly("launched", &Record::launched)
       .def_readonly("drained", &Record::drained)
+      .def_property_readonly("absent", [](const Record& r) { return r.host.absent; })
       .def_static(
           "at", [](const host::SharedMemory& page) { return read(record_of(page)); },
           py::arg("page"));

@@ -309,8 +309,9 @@ class Communicator:
         graphs that were captured before have to be captured anew: their calls give NaN.
 
         Raises:
-            AllReduceAborted: a rank's process has ended; nobody can go on without it.
-            ExchangeTimeout: some rank did not come.
+            AllReduceAborted: a rank's process has ended, or it has closed its communicator; nobody
+                can go on without it.
+            ExchangeTimeout: some rank did not come; where the message says so, all may try again.
             BackendUnavailable: the native path was demanded and cannot be had any more.
             CommunicatorClosed: after `close()`.
         """

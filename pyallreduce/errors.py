@@ -72,7 +72,8 @@ class SlabMemoryError(BackendUnavailable):
 
 class ExchangeTimeout(PyallreduceError):
     """A rank did not come to a step of the start-up or of `recover()`, or was lost in it; the
-    process group is unusable now. `rank` waited for `peer`; -1 means unknown."""
+    process group is unusable now, unless the message says that all may try again. `rank` waited for
+    `peer`; -1 means unknown."""
 
     def __init__(self, message: str, *, rank: int = -1, peer: int = -1) -> None:
         super().__init__(message)

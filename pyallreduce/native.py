@@ -33,6 +33,7 @@ from pyallreduce.records import (
     tell_of_an_abort,
     tell_of_generation,
 )
+from pyallreduce.rendezvous import meet
 from pyallreduce.verdicts import Stage, joint_verdict, unforeseen
 
 if TYPE_CHECKING:
@@ -201,16 +202,20 @@ class NativePath:
     def renew(self) -> None:
         """Start a new generation on all ranks; every rank must come here.
 
-        Drain, prove by a joint verdict that everybody drained, arm, prove that everybody armed.
+        Wait for everybody, drain, prove by a joint verdict that everybody drained, arm, prove that
+        everybody armed.
 
         Raises:
-            AllReduceAborted: a rank's process has ended; nobody can go on with it.
+            AllReduceAborted: a rank's process has ended, or it has closed; nobody can go on then.
             ExchangeTimeout: some rank did not come.
             BackendUnavailable: some rank could not; the native path is then of no more use.
         """
-        if (death := self._slabs.ended())[1]:  # whatever else the records tell
+        seconds = self._config.exchange_timeout_ms / 1e3
+        try:
+            meet(self._slabs, self._exchange.rank, self._generation + 1, seconds)
+        except AllReduceAborted:
             self.aborts += 1
-            raise error_from(self._exchange.rank, read_records(self._slabs), death)
+            raise
         self._generation += 1
         self._step(Stage.DRAINED, self._drain)
         self._step(Stage.ARMED, self._arm)

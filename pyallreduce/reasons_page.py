@@ -42,7 +42,7 @@ ranks' programs part: a size, dtype or branch that depends on a rank's own state
 again. |
 | `ExchangeTimeout` | A rank did not come to a step of the start-up or of `recover()`, or was \
 lost in it; the message names it where that is known. | Look at the other ranks' logs; start again \
-with a new process group. |
+with a new process group, unless the message says that all may try again. |
 | `BackendUnavailable` | `PYALLREDUCE_BACKEND=native` demands what this machine cannot give. | \
 See the reason below, or set `PYALLREDUCE_BACKEND=auto`. |
 

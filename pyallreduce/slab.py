@@ -42,6 +42,9 @@ _MAGIC = b"PYARSLAB"
 # In the record page, behind the record: this rank has unmapped its peers' slabs.
 _LEFT_OFFSET = 2048
 _LEFT = b"\1"
+# There, too: the generation that this rank waits to begin with its peers; 0 while it does not.
+_WANTED_OFFSET = 2056
+_WANTED = struct.Struct("<I")
 _LEAVE_SECONDS = 2.0
 
 # A rank that exits without close() leaves in good order all the same: its peers must not read its
@@ -268,6 +271,16 @@ class Slabs:
         if len(pages) < self.layout.world:
             raise self._gone()
         return [pages[rank] for rank in range(self.layout.world)]
+
+    def want(self, generation: int) -> None:
+        """Let the peers see that this rank waits for them to begin a generation; 0: it does not."""
+        _, page = self._mine()
+        page.write(_WANTED_OFFSET, _WANTED.pack(generation))
+
+    def wanted(self) -> list[int]:
+        """The generation that each rank waits to begin, in rank order; 0: none."""
+        pages = self.record_pages()
+        return [_WANTED.unpack(page.read(_WANTED_OFFSET, _WANTED.size))[0] for page in pages]
 
     def let_go(self) -> bool:
         """Unmap what belongs to others, and say so in the page. Safe to call twice.

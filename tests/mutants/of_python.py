@@ -167,6 +167,20 @@ PYTHON = [
         "test_an_abort_is_told_though_another_thread_has_recovered_since",
     ),
     Mutant(
+        "a rank that gives up a new generation still seems to wait for it",
+        "pyallreduce/rendezvous.py",
+        "slabs.want(0)",
+        "slabs.want(generation)",
+        "tests/unit/test_rendezvous.py::test_a_rank_that_does_not_come_is_named_at_the_deadline",
+    ),
+    Mutant(
+        "a rank that has closed is waited for",
+        "pyallreduce/rendezvous.py",
+        "records[rank].absent >> peer & 1",
+        "records[peer].absent >> peer & 1",
+        "tests/unit/test_rendezvous.py::test_a_rank_that_has_closed_is_named_at_once",
+    ),
+    Mutant(
         "a rank that is missed is not the one that is named",
         "pyallreduce/exchange.py",
         "transfers.lose(peer, error)",

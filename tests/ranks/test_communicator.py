@@ -195,6 +195,28 @@ def test_recovery_without_the_process_group_fails_on_all_ranks_alike(who: str) -
     assert run("group_destroyed", 2, who=who) == [["ExchangeTimeout", "native"]] * 2
 
 
+@pytest.mark.parametrize(("ranks", "closes", "others"), [(2, 0.0, 0.5), (3, 0.5, 0.0)])
+def test_nobody_waits_for_a_rank_that_has_closed_behind_its_refusal(
+    ranks: int, closes: float, others: float
+) -> None:
+    """Whether it closes before the others come to the new generation, or while they wait there."""
+    results = run("closed_behind_refusal", ranks, closes_after_s=closes, others_after_s=others)
+    assert results[1] == ["InvalidCall"]
+    for kind, ends, seconds in results[:1] + results[2:]:
+        assert kind == "CallRefused"
+        assert [end for end, _ in ends] == ["AllReduceAborted"] * 2
+        assert all("rank 1 has closed its communicator" in text for _, text in ends), ends
+        assert seconds < 5, "it waited for the exchange's deadline, of 30 s"
+
+
+def test_a_recovery_that_some_rank_is_late_for_can_be_tried_again() -> None:
+    for rank, ((kind, text), after) in enumerate(run("late_recovery", 3)):
+        assert kind == "ExchangeTimeout"
+        missing = 0 if rank == 1 else 1
+        assert f"rank {missing} did not come to a new generation within 0.3 s" in text
+        assert after
+
+
 def test_a_fallback_group_of_other_ranks_is_refused() -> None:
     assert {kind for kind, _ in run("other_fallback", 4)} == {"NotAMember"}
 

@@ -11,6 +11,7 @@ from unittest import mock
 
 import pytest
 
+from pyallreduce.config import Config
 from pyallreduce.errors import AllReduceAborted, CallRefused, CommunicatorClosed
 from pyallreduce.failure import Stop, error_from
 from pyallreduce.native import NativePath
@@ -105,10 +106,15 @@ def test_a_check_settles_though_all_is_quiet(native: Callable[..., Any]) -> None
     path.patience.settle_behind_a_check.assert_called_once_with()
 
 
-def test_a_new_generation_forgets_the_calls_of_the_last(native: Callable[..., Any]) -> None:
+def test_a_new_generation_forgets_the_calls_of_the_last(
+    native: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = native([record(Stop.NONE), record(Stop.NONE)])
     path._step, path._slabs.arm, path.patience.deadline_ms = mock.Mock(), mock.Mock(), 700
+    path._config, meet = Config(exchange_timeout_ms=5_000), mock.Mock()
+    monkeypatch.setattr("pyallreduce.native.meet", meet)
     path.renew()
+    meet.assert_called_once_with(path._slabs, 0, 2, 5.0)
     path._arm()
     path.patience.forget_calls.assert_called_once_with()
     path._slabs.arm.assert_called_once_with(2, 700)
