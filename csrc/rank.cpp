@@ -174,15 +174,24 @@ bool Rank::close() noexcept {
   return true;
 }
 
-// Acquire: as in failed().
+// Happens-before: what a failure left in the record precedes its state (acquire, as in failed()).
+// And who has copied a word of an arming finds, behind the two fences, another state (they carry
+// their generation), and copies once more.
 Record read(const Record& record) {
-  const uint32_t state = __atomic_load_n(&record.state, __ATOMIC_ACQUIRE);
-  Record copy = record;
-  copy.state = state;
-  return copy;
+  uint32_t state = __atomic_load_n(&record.state, __ATOMIC_ACQUIRE);
+  for (;;) {
+    Record copy = record;
+    copy.state = state;
+    __atomic_thread_fence(__ATOMIC_ACQUIRE);
+    const uint32_t now = __atomic_load_n(&record.state, __ATOMIC_ACQUIRE);
+    if (now == state) return copy;
+    state = now;
+  }
 }
 
 void arm(Record& record, uint32_t generation, uint32_t deadline_ms, uint32_t notice_ms) {
+  __atomic_store_n(&record.state, uint32_t{0}, __ATOMIC_RELAXED);
+  __atomic_thread_fence(__ATOMIC_RELEASE);
   const uint32_t launched = record.launched;
   const uint32_t absent = record.host.absent;
   record = Record{};

@@ -186,6 +186,8 @@ class Communicator:
             AllReduceAborted, CallMismatch, CallRefused: an earlier call failed (on the CPU: this
                 one).
             CommunicatorClosed: after `close()`.
+            torch.OutOfMemoryError (on the CPU: RuntimeError): there was no memory for the result or
+                a copy. The peers get `CallRefused`, as of an invalid call.
         """
         # What a server calls all day takes a few microseconds here, and no judgement beyond this.
         usual = op == "sum" and type(tag) is int and tag >> 31 == 0
@@ -196,6 +198,9 @@ class Communicator:
                 result = torch.empty_like(x) if out is None else out
             except AssertionError:  # FakeTensorMode takes no real tensor: refused below
                 return self._judged(x, out, op, algorithm, tag)
+            except RuntimeError:
+                self._refuse(Code.CALL_MEMORY)
+                raise
             if out is None:
                 target = result.data_ptr()
             elif out is x:
@@ -221,7 +226,8 @@ class Communicator:
         if code is not None and algorithm not in _BY_DEFAULT:
             why = Reason(code).cause if self._native else self.decision.reason
             self._reject(code, f"algorithm={algorithm!r}, op={op!r}, {x.dtype}: {why}")
-        result = torch.empty_like(x, memory_format=torch.contiguous_format) if out is None else out
+        with self._lack_of_memory_told():
+            result = arrays.empty_like(x) if out is None else out
         if code is not None or self._native is None:
             self._fallbacks[(code or self.decision.reason.code).value] += 1
             self._fallback.all_reduce(x, result, op)
@@ -455,8 +461,9 @@ class Communicator:
         if native is None:
             return
         nbytes = x.numel() * x.element_size()
-        source = x if arrays.is_direct(x) else x.clone(memory_format=torch.contiguous_format)
-        target = out if arrays.is_direct(out) else torch.empty_like(source)
+        with self._lack_of_memory_told():
+            source = x if arrays.is_direct(x) else x.clone(memory_format=torch.contiguous_format)
+            target = out if arrays.is_direct(out) else torch.empty_like(source)
         native.all_reduce(source, target, native.plan(nbytes, algorithm), tag)
         if target is not out:
             out.copy_(target)
@@ -478,8 +485,20 @@ class Communicator:
         return None
 
     def _reject(self, code: Code, message: str) -> NoReturn:
-        """Refuse the call here and at the peers, who may already wait for it."""
+        """Refuse the call here and at the peers."""
+        self._refuse(code)
+        raise InvalidCall(f"rank {self.rank}: {message}")
+
+    @contextmanager
+    def _lack_of_memory_told(self) -> Iterator[None]:
+        try:
+            yield
+        except RuntimeError:  # torch's OutOfMemoryError, or what it says on the CPU
+            self._refuse(Code.CALL_MEMORY)
+            raise
+
+    def _refuse(self, code: Code) -> None:
+        """Tell the peers, who may already wait for this call, that this rank does not make it."""
         capturing = self.device.type == "cuda" and arrays.is_capturing(self._index)
         if self._native is not None and not capturing:
             self._native.refuse(code)
-        raise InvalidCall(f"rank {self.rank}: {message}")

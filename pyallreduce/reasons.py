@@ -66,6 +66,7 @@ class Code(str, enum.Enum):
     SLAB_SIZE = "SLAB_SIZE"
     # Of one message again: frames and refusals carry a code's place, so that new ones go last.
     ARGUMENT = "ARGUMENT"
+    CALL_MEMORY = "CALL_MEMORY"
 
 
 @dataclass(frozen=True)
@@ -271,5 +272,9 @@ _TABLE: dict[Code, tuple[str, str]] = {
     Code.ARGUMENT: (
         "An argument of the call is one that no backend takes.",
         "Read that rank's InvalidCall, which says what is accepted.",
+    ),
+    Code.CALL_MEMORY: (
+        "A rank had no memory for the call's result, or for a copy of a strided tensor.",
+        "Free memory on that rank's device, or pass out= and contiguous tensors.",
     ),
 }

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any, ClassVar
 from unittest import mock
@@ -14,6 +15,7 @@ from communicator_targets import communicator, outcome, works
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pyallreduce import Communicator, arguments
+from pyallreduce.errors import PyallreduceError
 from pyallreduce.worker import Context
 
 
@@ -103,6 +105,30 @@ def refuse_on_one(context: Context, options: dict[str, Any]) -> dict[str, Any]:
                 bad if context.rank == options["who"] else lambda: comm.all_reduce(torch.ones(64))
             )
             seen[name] = [*outcome(call), works(comm)]
+        return seen
+
+
+def without_memory(context: Context, _options: dict[str, Any]) -> dict[str, Any]:
+    """Rank 1 has no memory for what a call needs beside its arguments."""
+    plain, strided, wide = torch.ones(64), torch.ones(8, 8).t(), torch.ones(64, 2)
+    no_memory = torch.OutOfMemoryError("none left")
+    calls: dict[str, tuple[object, str, Callable[[Communicator], object]]] = {
+        "result": (torch, "empty_like", lambda comm: comm.all_reduce(plain)),
+        "result of strided": (torch, "empty_like", lambda comm: comm.all_reduce(strided)),
+        "copy of x": (torch.Tensor, "clone", lambda comm: comm.all_reduce(strided, out=strided)),
+        "copy for out": (torch, "empty_like", lambda comm: comm.all_reduce(plain, out=wide[:, 0])),
+    }
+    with communicator(context) as comm:
+        seen = {}
+        for name, (where, what, call) in calls.items():
+            lacks = mock.patch.object(where, what, side_effect=no_memory)
+            with lacks if context.rank == 1 else contextlib.nullcontext():
+                try:
+                    call(comm)
+                    kind, text = "none", ""
+                except (RuntimeError, PyallreduceError) as error:
+                    kind, text = type(error).__name__, str(error)
+            seen[name] = [kind, text, works(comm)]
         return seen
 
 

@@ -40,6 +40,15 @@ def test_a_refusal_reaches_every_rank_and_all_go_on(who: int) -> None:
                 assert ("dtype" in text) == (name == "integer natively"), (name, text)
 
 
+def test_a_lack_of_memory_is_told_to_the_peers() -> None:
+    """Else they would wait for their deadline."""
+    for rank, seen in enumerate(run("argument_targets:without_memory", 2)):
+        for name, (kind, text, fine) in seen.items():
+            assert kind == ("OutOfMemoryError" if rank == 1 else "CallRefused"), (name, text)
+            assert ("none left" if rank == 1 else "had no memory") in text, name
+            assert fine, f"{name}: the next call of rank {rank} is wrong"
+
+
 def test_a_second_refusal_where_tensors_have_no_memory_harms_nobody() -> None:
     told = [["CallRefused", "CallRefused", True], ["InvalidCall", "InvalidCall", True]]
     assert run("argument_targets:refuse_twice", 2) == told

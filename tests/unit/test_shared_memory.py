@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
+import os
+import signal
+import struct
 import subprocess
 import sys
 
@@ -13,6 +18,7 @@ from pyallreduce import _C
 from pyallreduce.errors import CommunicatorClosed
 
 _STATE_OFFSET = 16  # of Record, csrc/protocol/slab.h: behind the host's words
+_FIELD = 7
 
 
 def test_a_record_of_a_page_that_is_closed_is_not_read() -> None:
@@ -41,6 +47,31 @@ def test_quiet_is_what_no_record_contradicts() -> None:
     pages[1].write(_STATE_OFFSET, b"\1")
     assert _C.Record.at(pages[1]).state == 1
     assert not quiet()
+
+
+def test_a_record_is_whole_though_its_rank_arms_it_meanwhile() -> None:
+    """The child fails and arms anew, over and over, as fast as it can."""
+    page = _C.SharedMemory(4096)
+    _C.arm_record(page, 1, 1000, 1000)
+    fields = struct.pack("<6I", *[_FIELD] * 6)
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        for generation in itertools.count(1):
+            page.write(_STATE_OFFSET + 16, fields)
+            page.write(_STATE_OFFSET, struct.pack("<I", generation << 8 & 0xFFFFFFFF | 1))
+            _C.arm_record(page, 1, 1000, 1000)
+    try:
+        seen = collections.Counter(
+            (record.block, record.epoch)
+            for record in (_C.Record.at(page) for _ in range(1_000_000))
+            if record.state
+        )
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+    assert seen, "no failure was met"
+    assert set(seen) == {(_FIELD, _FIELD)}, seen
 
 
 def test_a_page_that_is_too_small_holds_no_record() -> None:
