@@ -20,13 +20,7 @@ from engines import Release, release
 from processes import LOST, RAISES, second_plugin
 from server import FAILED, Server, chat_model, kill, serving
 
-# Each server must answer as the first did: `pytest -n --dist loadgroup` gives all to one process.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.ranks,
-    pytest.mark.timeout(600),
-    pytest.mark.xdist_group("story"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
 
 # What the survivor's watchdog says of the wait that the death then ends.
 WAITS = r"pyallreduce: rank 0 has waited [0-9.]+ s for rank 1 in call [0-9]+ "

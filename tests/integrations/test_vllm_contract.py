@@ -18,9 +18,6 @@ from engines import release
 from pyallreduce.integrations.contract import VLLM_CPU, VLLM_CUDA, problems
 from pyallreduce.launch import Placement, launch
 
-# They share what each release's slot did: `pytest -n --dist loadgroup` gives all to one process.
-pytestmark = pytest.mark.xdist_group("contract")
-
 VERSIONS = ("0.20.2", "0.26.0", "0.27.1", "0.30.0", "0.32.0", "0.33.0")
 
 

@@ -11,13 +11,7 @@ import pytest
 from engines import CPUS, STOCK, release, run
 from processes import ABORT, abort_found, second_plugin, weighted_model
 
-# They share what was compiled: `pytest -n --dist loadgroup` gives all to one process.
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.ranks,
-    pytest.mark.timeout(600),
-    pytest.mark.xdist_group("pipeline"),
-]
+pytestmark = [pytest.mark.slow, pytest.mark.ranks, pytest.mark.timeout(600)]
 
 TOKENS = 12
 
