@@ -162,7 +162,9 @@ class Communicator:
         Sums of float32, float16 and bfloat16 of any length run natively: accumulated in fp32 from
         rank 0 to rank N-1 and rounded once, the same bits on every rank, whatever the algorithm.
         Everything else goes to NCCL (gloo on the CPU). On a GPU the call is asynchronous on the
-        current stream.
+        current stream. CUDA graphs and `torch.compile` record it; `torch.jit.trace` does not, and
+        no derivative goes through it: a tensor that requires grad is refused, and a forward-mode
+        tangent is not carried.
 
         Args:
             x: a tensor on this communicator's device, of any shape and strides, with memory of its
