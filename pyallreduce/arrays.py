@@ -26,6 +26,7 @@ __all__ = [
     "is_capturing",
     "is_direct",
     "is_foreign",
+    "is_lack_of_memory",
     "on_stream",
     "overlap_in_part",
     "overlaps_itself",
@@ -80,6 +81,11 @@ def has_memory(x: torch.Tensor) -> bool:
 def is_direct(x: torch.Tensor) -> bool:
     """Whether a kernel can read and write `x` where it is."""
     return x.is_contiguous() and not x.is_neg() and x.data_ptr() % _ALIGNMENT == 0
+
+
+def is_lack_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that a tensor could not be allocated, on a GPU or on the CPU."""
+    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in str(error)
 
 
 def is_foreign(x: object) -> bool:

@@ -27,7 +27,13 @@ import torch.distributed as dist
 from pyallreduce import arguments, arrays, ops, validate
 from pyallreduce.agree import resolve
 from pyallreduce.config import Config
-from pyallreduce.errors import BackendUnavailable, CommunicatorClosed, ConfigError, InvalidCall
+from pyallreduce.errors import (
+    BackendUnavailable,
+    CommunicatorClosed,
+    ConfigError,
+    InvalidCall,
+    PyallreduceError,
+)
 from pyallreduce.exchange import Exchange
 from pyallreduce.facts import share_a_gpu
 from pyallreduce.fallback import Fallback
@@ -200,8 +206,8 @@ class Communicator:
                 result = torch.empty_like(x) if out is None else out
             except AssertionError:  # FakeTensorMode takes no real tensor: refused below
                 return self._judged(x, out, op, algorithm, tag)
-            except RuntimeError:
-                self._refuse(Code.CALL_MEMORY)
+            except RuntimeError as error:
+                self._tell_of_lack_of_memory(error)
                 raise
             if out is None:
                 target = result.data_ptr()
@@ -228,12 +234,13 @@ class Communicator:
         if code is not None and algorithm not in _BY_DEFAULT:
             why = Reason(code).cause if self._native else self.decision.reason
             self._reject(code, f"algorithm={algorithm!r}, op={op!r}, {x.dtype}: {why}")
-        with self._lack_of_memory_told():
-            result = arrays.empty_like(x) if out is None else out
         if code is not None or self._native is None:
+            result = arrays.empty_like(x) if out is None else out
             self._fallbacks[(code or self.decision.reason.code).value] += 1
             self._fallback.all_reduce(x, result, op)
             return result
+        with self._lack_of_memory_told():
+            result = arrays.empty_like(x) if out is None else out
         self._run(x, result, algorithm or "auto", tag)
         return result
 
@@ -495,9 +502,20 @@ class Communicator:
     def _lack_of_memory_told(self) -> Iterator[None]:
         try:
             yield
-        except RuntimeError:  # torch's OutOfMemoryError, or what it says on the CPU
-            self._refuse(Code.CALL_MEMORY)
+        except RuntimeError as error:
+            self._tell_of_lack_of_memory(error)
             raise
+
+    def _tell_of_lack_of_memory(self, error: RuntimeError) -> None:
+        """Of a native call; peers in NCCL or gloo could not hear it. Other errors are not told."""
+        if not arrays.is_lack_of_memory(error):
+            return
+        try:
+            self._refuse(Code.CALL_MEMORY)
+        except PyallreduceError as untold:
+            # Behind an earlier refusal a new generation has to begin, and cannot. The error that
+            # the caller gets is its own.
+            logger.warning("rank %d: its lack of memory could not be told: %s", self.rank, untold)
 
     def _refuse(self, code: Code) -> None:
         """Tell the peers, who may already wait for this call, that this rank does not make it."""

@@ -69,6 +69,11 @@ class Exchange:
         if "cpu" not in backends_of(self.group):
             self._carrier = self.companion("gloo")
 
+    @property
+    def failure(self) -> ExchangeTimeout | None:
+        """How this exchange was lost, a new one each time it is asked; None while it is of use."""
+        return None if self._failure is None else self._failure.copy()
+
     def companion(self, backend: str) -> Group:
         """A group of the same ranks with another backend; all of them must ask for it.
 
@@ -97,8 +102,8 @@ class Exchange:
                 `peer` is the one that was missed first. Where a peer got further than this rank,
                 and left when it missed another, that one is named.
         """
-        if self._failure is not None:
-            raise self._failure.copy()
+        if self.failure is not None:
+            raise self.failure
         since = time.monotonic()
         mine = bytearray(frame)
         everybody = [bytearray(FRAME_BYTES) for _ in range(self.world)]

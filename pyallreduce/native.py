@@ -211,6 +211,9 @@ class NativePath:
             BackendUnavailable: some rank could not; the native path is then of no more use.
         """
         seconds = self._config.exchange_timeout_ms / 1e3
+        lost = self._exchange.failure
+        if lost is not None and not self._slabs.ended()[1]:
+            raise lost  # there is nothing to meet for
         try:
             meet(self._slabs, self._exchange.rank, self._generation + 1, seconds)
         except AllReduceAborted:

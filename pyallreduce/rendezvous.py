@@ -9,10 +9,11 @@ and nothing is lost by giving up.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from pyallreduce.errors import AllReduceAborted, ExchangeTimeout
+from pyallreduce.errors import AllReduceAborted, CommunicatorClosed, ExchangeTimeout
 from pyallreduce.failure import error_from
 from pyallreduce.records import read_records
 
@@ -32,24 +33,46 @@ def meet(slabs: Slabs, rank: int, generation: int, seconds: float) -> None:
         ExchangeTimeout: some rank did not come. All of them may try again.
     """
     deadline = time.monotonic() + seconds
-    slabs.want(generation)
     away = set(range(slabs.layout.world))  # all the while: others come, and give up
+    slabs.want(generation)
     try:
-        while missing := {p for p, wanted in enumerate(slabs.wanted()) if wanted != generation}:
-            away &= missing
+        while True:
+            missing = _missing(slabs, generation)
+            # Also where nobody is missing: who has ended since it came wants that generation still.
             _raise_if_alone(slabs, rank)
-            if time.monotonic() > deadline:
-                peer = min(away or missing)
-                message = (
-                    f"rank {rank}: rank {peer} did not come to a new generation within "
-                    f"{seconds:g} s. Look at its log; all ranks must call recover(), or make "
-                    "their next call, and may do so again."
-                )
-                raise ExchangeTimeout(message, rank=rank, peer=peer)
+            if not missing:
+                return
+            away &= missing
+            if time.monotonic() > deadline and _gives_up(slabs, rank, generation):
+                raise _timeout(rank, min(away or missing), seconds)
             time.sleep(_LOOK_SECONDS)
     except BaseException:
-        slabs.want(0)  # who comes later must not take this rank for one that waits
+        with contextlib.suppress(CommunicatorClosed):  # closing has withdrawn it
+            slabs.want(0)  # who comes later must not take this rank for one that waits
         raise
+
+
+def _missing(slabs: Slabs, generation: int) -> set[int]:
+    return {peer for peer, wanted in enumerate(slabs.wanted()) if wanted != generation}
+
+
+def _gives_up(slabs: Slabs, rank: int, generation: int) -> bool:
+    """Withdraw, unless everybody else has come by now: they may have seen this rank, and gone on.
+    (Two that give up in one instant, and a third that comes in it, can still miss each other; the
+    exchange's deadline ends that.)"""
+    slabs.want(0)
+    if _missing(slabs, generation) - {rank}:
+        return True
+    slabs.want(generation)
+    return False
+
+
+def _timeout(rank: int, peer: int, seconds: float) -> ExchangeTimeout:
+    message = (
+        f"rank {rank}: rank {peer} did not come to a new generation within {seconds:g} s. Look at "
+        "its log; all ranks must call recover(), or make their next call, and may do so again."
+    )
+    return ExchangeTimeout(message, rank=rank, peer=peer)
 
 
 def _raise_if_alone(slabs: Slabs, rank: int) -> None:

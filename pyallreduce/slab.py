@@ -189,6 +189,8 @@ class Slabs:
         """Let go of the life lock: peers take what follows for an orderly end."""
         if self.inherited:
             return
+        if self._page is not None:
+            self._page.write(_WANTED_OFFSET, _WANTED.pack(0))
         if self._watchdog is not None:
             self._watchdog.close()
 

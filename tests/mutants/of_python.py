@@ -169,9 +169,17 @@ PYTHON = [
     Mutant(
         "a rank that gives up a new generation still seems to wait for it",
         "pyallreduce/rendezvous.py",
-        "slabs.want(0)",
-        "slabs.want(generation)",
+        "slabs.want(0)  # who comes later",
+        "slabs.want(generation)  # who comes later",
         "tests/unit/test_rendezvous.py::test_a_rank_that_does_not_come_is_named_at_the_deadline",
+    ),
+    Mutant(
+        "a rank gives up in the instant in which the last one comes",
+        "pyallreduce/rendezvous.py",
+        "if _missing(slabs, generation) - {rank}:",
+        "if _missing(slabs, generation):",
+        "tests/unit/test_rendezvous.py::"
+        "test_nobody_gives_up_when_the_last_one_comes_in_that_instant",
     ),
     Mutant(
         "a rank that has closed is waited for",

@@ -132,6 +132,37 @@ def without_memory(context: Context, _options: dict[str, Any]) -> dict[str, Any]
         return seen
 
 
+def without_memory_beside_gloo(context: Context, _options: dict[str, Any]) -> list[Any]:
+    """Rank 1 has no memory for the result of a call that gloo carries, and tries again."""
+    with communicator(context) as comm:
+        x = torch.full((64,), float(context.rank))
+        if context.rank == 1:
+            no_memory = torch.OutOfMemoryError("none left")
+            with (
+                mock.patch.object(torch, "empty_like", side_effect=no_memory),
+                contextlib.suppress(torch.OutOfMemoryError),
+            ):
+                comm.all_reduce(x, op="max")
+        largest = comm.all_reduce(x, op="max").unique().tolist()
+        return [largest, *outcome(lambda: comm.all_reduce(x)), works(comm)]
+
+
+def another_error(context: Context, _options: dict[str, Any]) -> list[bool]:
+    """A result can't be made on rank 1, for another reason: the peer is not told of a lack."""
+    with communicator(context, timeout_ms=500) as comm:
+        works(comm)
+        dist.barrier()
+        if context.rank == 1:
+            mistaken = mock.patch.object(torch, "empty_like", side_effect=RuntimeError("a mistake"))
+            with mistaken, contextlib.suppress(RuntimeError):
+                comm.all_reduce(torch.ones(64))
+            text = ""
+        else:
+            _, text = outcome(lambda: comm.all_reduce(torch.ones(64)))
+        comm.recover()
+        return ["had no memory" in text, works(comm)]
+
+
 def replay_after_refusal(context: Context, _options: dict[str, Any]) -> list[str]:
     """Rank 1 refuses a call, all are told, and then make one as a graph's replay does: unseen by
     the host. Its output is poison."""

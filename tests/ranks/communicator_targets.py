@@ -109,15 +109,39 @@ def closed_behind_refusal(context: Context, options: dict[str, Any]) -> list[Any
 
 def late_recovery(context: Context, _options: dict[str, Any]) -> list[Any]:
     """Rank 1 comes to a recovery when the others have given it up; then all try again."""
-    with communicator(context, exchange_timeout_ms=300) as comm:
+    with communicator(context) as comm:
         works(comm)
-        ends = [] if context.rank == 1 else [outcome(comm.recover)]
-        dist.barrier()
-        if context.rank == 1:
-            ends = [outcome(comm.recover)]
-        dist.barrier()
+        native = comm._native
+        assert native is not None
+        with mock.patch.object(native, "_config", Config(exchange_timeout_ms=300)):
+            ends = [] if context.rank == 1 else [outcome(comm.recover)]
+            dist.barrier()
+            if context.rank == 1:
+                ends = [outcome(comm.recover)]
+            dist.barrier()
         comm.recover()
         return [*ends, works(comm)]
+
+
+def ends_while_it_waits(context: Context, options: dict[str, Any]) -> list[Any]:
+    """Rank 1 comes to a recovery, and closes or leaves there; the others come behind that."""
+    comm = communicator(context)
+    works(comm)
+    dist.barrier()
+    if context.rank == 1:
+        told: list[list[str]] = []
+        waiting = threading.Thread(target=lambda: told.append(outcome(comm.recover)))
+        waiting.start()
+        time.sleep(0.3)
+        getattr(comm, options["how"])()
+        dist.barrier()
+        comm.close()
+        waiting.join(20)
+        return [told, 0.0]
+    dist.barrier()
+    since = time.monotonic()
+    ends = [outcome(comm.recover) for _ in range(2)]
+    return [ends, time.monotonic() - since]
 
 
 def abort_behind_refusal(context: Context, _options: dict[str, Any]) -> list[list[str]]:

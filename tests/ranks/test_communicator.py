@@ -49,6 +49,15 @@ def test_a_lack_of_memory_is_told_to_the_peers() -> None:
             assert fine, f"{name}: the next call of rank {rank} is wrong"
 
 
+def test_a_lack_of_memory_in_a_call_that_gloo_carries_harms_no_native_one() -> None:
+    """Peers in gloo could not hear it: they would find it in their next call."""
+    assert run("argument_targets:without_memory_beside_gloo", 2) == [[[1.0], "none", "", True]] * 2
+
+
+def test_another_error_is_not_told_as_a_lack_of_memory() -> None:
+    assert run("argument_targets:another_error", 2) == [[False, True]] * 2
+
+
 def test_a_second_refusal_where_tensors_have_no_memory_harms_nobody() -> None:
     told = [["CallRefused", "CallRefused", True], ["InvalidCall", "InvalidCall", True]]
     assert run("argument_targets:refuse_twice", 2) == told
@@ -213,6 +222,18 @@ def test_nobody_waits_for_a_rank_that_has_closed_behind_its_refusal(
     assert results[1] == ["InvalidCall"]
     for kind, ends, seconds in results[:1] + results[2:]:
         assert kind == "CallRefused"
+        assert [end for end, _ in ends] == ["AllReduceAborted"] * 2
+        assert all("rank 1 has closed its communicator" in text for _, text in ends), ends
+        assert seconds < 5, "it waited for the exchange's deadline, of 30 s"
+
+
+@pytest.mark.parametrize("how", ["close", "leave"])
+@pytest.mark.parametrize("ranks", [2, 3])
+def test_nobody_waits_for_a_rank_that_ended_while_it_waited_itself(ranks: int, how: str) -> None:
+    results = run("ends_while_it_waits", ranks, how=how)
+    (kind, _), *_ = results[1][0]
+    assert kind == "CommunicatorClosed"
+    for ends, seconds in results[:1] + results[2:]:
         assert [end for end, _ in ends] == ["AllReduceAborted"] * 2
         assert all("rank 1 has closed its communicator" in text for _, text in ends), ends
         assert seconds < 5, "it waited for the exchange's deadline, of 30 s"

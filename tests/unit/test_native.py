@@ -12,7 +12,12 @@ from unittest import mock
 import pytest
 
 from pyallreduce.config import Config
-from pyallreduce.errors import AllReduceAborted, CallRefused, CommunicatorClosed
+from pyallreduce.errors import (
+    AllReduceAborted,
+    CallRefused,
+    CommunicatorClosed,
+    ExchangeTimeout,
+)
 from pyallreduce.failure import Stop, error_from
 from pyallreduce.native import NativePath
 from pyallreduce.reasons import Code
@@ -50,7 +55,7 @@ def make_native(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
         monkeypatch.setattr("pyallreduce.native.read_records", read)
         monkeypatch.setattr("pyallreduce.records.read_records", read)
         path: Any = object.__new__(NativePath)
-        path._exchange = SimpleNamespace(rank=0)
+        path._exchange = SimpleNamespace(rank=0, failure=None)
         path._slabs = SimpleNamespace(ended=lambda: (-1, ""))
         path.patience, path._quiet = mock.Mock(settled=True), lambda: False
         path._renew_due, path._generation, path.aborts = False, 1, 0
@@ -118,6 +123,22 @@ def test_a_new_generation_forgets_the_calls_of_the_last(
     path._arm()
     path.patience.forget_calls.assert_called_once_with()
     path._slabs.arm.assert_called_once_with(2, 700)
+
+
+@pytest.mark.parametrize("death", [(-1, ""), (1, "rank 1 died")])
+def test_behind_a_lost_exchange_nobody_is_waited_for(
+    native: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, death: tuple[int, str]
+) -> None:
+    """The group can't be used again: its loss is told anew, at once, unless a rank has died."""
+    path = native([record(Stop.NONE), record(Stop.NONE)])
+    path._config, path._slabs.ended = Config(), lambda: death
+    path._exchange.failure = ExchangeTimeout("rank 1 was lost")
+    meet = mock.Mock(side_effect=AllReduceAborted("rank 1 died"))
+    monkeypatch.setattr("pyallreduce.native.meet", meet)
+    with pytest.raises(AllReduceAborted if death[1] else ExchangeTimeout):
+        path.renew()
+    assert meet.called == bool(death[1])
+    assert path._generation == 1
 
 
 def test_an_old_refusal_that_is_told_late_starts_nothing(native: Callable[..., Any]) -> None:

@@ -7,10 +7,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 
-from pyallreduce.errors import AllReduceAborted, ExchangeTimeout
+from pyallreduce.errors import AllReduceAborted, CommunicatorClosed, ExchangeTimeout
 from pyallreduce.rendezvous import meet
 
 
@@ -43,9 +44,32 @@ def test_it_ends_when_all_have_come(slabs: Callable[..., Any]) -> None:
     assert there.own == [5], "peers that look later would miss this rank"
 
 
-def test_one_that_has_come_and_closed_since_is_not_missed(slabs: Callable[..., Any]) -> None:
-    """The exchange that follows tells of it."""
-    meet(slabs([5, 5], absent=1 << 1), 0, 5, 10.0)
+def test_one_that_has_come_and_closed_since_is_named(slabs: Callable[..., Any]) -> None:
+    """The exchange that follows would wait for it until its deadline."""
+    with pytest.raises(AllReduceAborted, match="rank 1 has closed"):
+        meet(slabs([5, 5], absent=1 << 1), 0, 5, 10.0)
+
+
+def test_one_that_has_come_and_died_since_is_named(slabs: Callable[..., Any]) -> None:
+    with pytest.raises(AllReduceAborted, match="rank 2 died"):
+        meet(slabs([5, 5], death=(2, "rank 2 died")), 0, 5, 10.0)
+
+
+def test_nobody_gives_up_when_the_last_one_comes_in_that_instant(slabs: Callable[..., Any]) -> None:
+    """That one may have seen this rank, and gone on."""
+    there = slabs([5, 4], [5, 5])
+    meet(there, 0, 5, -1.0)
+    assert there.own == [5]
+
+
+def test_an_end_of_the_pages_is_told_as_such(slabs: Callable[..., Any]) -> None:
+    """Another thread closes: then nothing is left to withdraw from."""
+    there = slabs([5, 4])
+    there.wanted = mock.Mock(side_effect=CommunicatorClosed("closed"))
+    there.want = mock.Mock(side_effect=[None, CommunicatorClosed("closed")])
+    with pytest.raises(CommunicatorClosed):
+        meet(there, 0, 5, 10.0)
+    there.want.assert_called_with(0)
 
 
 @pytest.mark.parametrize("peer", [1, 2])

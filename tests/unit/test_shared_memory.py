@@ -57,14 +57,17 @@ def test_a_record_is_whole_though_its_rank_arms_it_meanwhile() -> None:
     child = os.fork()
     if child == 0:
         signal.alarm(60)
-        for generation in itertools.count(1):
-            page.write(_STATE_OFFSET + 16, fields)
-            page.write(_STATE_OFFSET, struct.pack("<I", generation << 8 & 0xFFFFFFFF | 1))
-            _C.arm_record(page, 1, 1000, 1000)
+        try:
+            for generation in itertools.count(1):
+                page.write(_STATE_OFFSET + 16, fields)
+                page.write(_STATE_OFFSET, struct.pack("<I", generation << 8 & 0xFFFFFFFF | 1))
+                _C.arm_record(page, 1, 1000, 1000)
+        finally:
+            os._exit(1)
     try:
         seen = collections.Counter(
             (record.block, record.epoch)
-            for record in (_C.Record.at(page) for _ in range(1_000_000))
+            for record in (_C.Record.at(page) for _ in range(5_000_000))
             if record.state
         )
     finally:
