@@ -190,6 +190,7 @@ Record read(const Record& record) {
 }
 
 void arm(Record& record, uint32_t generation, uint32_t deadline_ms, uint32_t notice_ms) {
+  // Emptied before anything else is written, for who reads meanwhile.
   __atomic_store_n(&record.state, uint32_t{0}, __ATOMIC_RELAXED);
   __atomic_thread_fence(__ATOMIC_RELEASE);
   const uint32_t launched = record.launched;

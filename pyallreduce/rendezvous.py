@@ -58,8 +58,12 @@ def _missing(slabs: Slabs, generation: int) -> set[int]:
 
 def _gives_up(slabs: Slabs, rank: int, generation: int) -> bool:
     """Withdraw, unless everybody else has come by now: they may have seen this rank, and gone on.
-    (Two that give up in one instant, and a third that comes in it, can still miss each other; the
-    exchange's deadline ends that.)"""
+
+    Memory order: a rank writes its word, then reads the others'; nothing but the time between two
+    calls from Python makes the one precede the other, and two that give up in one instant do not
+    see a third that comes in it. Whoever goes on alone so is ended by the exchange's deadline. What
+    orders a generation's memory is that exchange, not these words.
+    """
     slabs.want(0)
     if _missing(slabs, generation) - {rank}:
         return True

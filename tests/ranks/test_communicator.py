@@ -218,7 +218,12 @@ def test_nobody_waits_for_a_rank_that_has_closed_behind_its_refusal(
     ranks: int, closes: float, others: float
 ) -> None:
     """Whether it closes before the others come to the new generation, or while they wait there."""
-    results = run("closed_behind_refusal", ranks, closes_after_s=closes, others_after_s=others)
+    results = run(
+        "recovery_targets:closed_behind_refusal",
+        ranks,
+        closes_after_s=closes,
+        others_after_s=others,
+    )
     assert results[1] == ["InvalidCall"]
     for kind, ends, seconds in results[:1] + results[2:]:
         assert kind == "CallRefused"
@@ -230,7 +235,7 @@ def test_nobody_waits_for_a_rank_that_has_closed_behind_its_refusal(
 @pytest.mark.parametrize("how", ["close", "leave"])
 @pytest.mark.parametrize("ranks", [2, 3])
 def test_nobody_waits_for_a_rank_that_ended_while_it_waited_itself(ranks: int, how: str) -> None:
-    results = run("ends_while_it_waits", ranks, how=how)
+    results = run("recovery_targets:ends_while_it_waits", ranks, how=how)
     (kind, _), *_ = results[1][0]
     assert kind == "CommunicatorClosed"
     for ends, seconds in results[:1] + results[2:]:
@@ -240,7 +245,7 @@ def test_nobody_waits_for_a_rank_that_ended_while_it_waited_itself(ranks: int, h
 
 
 def test_a_recovery_that_some_rank_is_late_for_can_be_tried_again() -> None:
-    for rank, ((kind, text), after) in enumerate(run("late_recovery", 3)):
+    for rank, ((kind, text), after) in enumerate(run("recovery_targets:late_recovery", 3)):
         assert kind == "ExchangeTimeout"
         missing = 0 if rank == 1 else 1
         assert f"rank {missing} did not come to a new generation within 0.3 s" in text
